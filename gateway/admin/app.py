@@ -1,0 +1,167 @@
+"""The admin API: a FastAPI app made from what it is given. Without a token only metrics and health exist."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from gateway.admin.views import docs_page, request_json
+from gateway.clock import instant_text
+from gateway.errors import FaregateError
+from gateway.ledger.port import Ledger
+from gateway.metrics import CONTENT_TYPE
+from gateway.policies import Policies
+
+
+class PolicyBook(Protocol):
+    """The snapshot in force, and the way to replace it."""
+
+    error: str | None
+    loaded_at: datetime
+
+    @property
+    def current(self) -> Policies: ...
+
+    def reload(self) -> bool: ...
+
+
+class Exposition(Protocol):
+    """The metrics as text."""
+
+    def text(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    ledger: Ledger
+    policies: PolicyBook
+    metrics: Exposition
+    hosts: Callable[[], list[dict[str, Any]]]
+    readiness: Callable[[], tuple[int, dict[str, Any]]]
+
+
+def build_admin(
+    *,
+    ledger: Ledger,
+    metrics: Exposition,
+    policies: PolicyBook,
+    hosts: Callable[[], list[dict[str, Any]]],
+    readiness: Callable[[], tuple[int, dict[str, Any]]],
+    token: str | None,
+) -> FastAPI:
+    """The app of the admin port. Without a token there is no admin API, no schema and no docs.
+
+    `hosts` is every host with `configured` and the models that it serves now; `readiness` is status and body of /readyz.
+    """
+    sources = _Sources(ledger, policies, metrics, hosts, readiness)
+    app = FastAPI(title="Faregate admin", docs_url=None, redoc_url=None, openapi_url="/openapi.json" if token else None)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
+    app.add_exception_handler(FaregateError, _own_error)
+    app.include_router(_open(sources))
+    if token:
+        app.include_router(_closed(sources), prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
+        app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+    return app
+
+
+def _open(sources: _Sources) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def ready() -> JSONResponse:
+        status, report = sources.readiness()
+        return JSONResponse(report, status)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        # In a thread: many series take tens of milliseconds, in which the event loop would pass on no token.
+        return Response(await asyncio.to_thread(sources.metrics.text), headers={"content-type": CONTENT_TYPE})
+
+    return router
+
+
+def _closed(sources: _Sources) -> APIRouter:
+    router = APIRouter()
+    _add_requests(router, sources.ledger)
+    _add_policies(router, sources)
+    return router
+
+
+def _add_requests(router: APIRouter, ledger: Ledger) -> None:
+    @router.get("/requests", summary="The newest requests first")
+    async def requests(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[dict[str, Any]]:
+        return [request_json(row) for row in await ledger.requests(limit)]
+
+    @router.get("/requests/{id}", summary="One request: what became of it and what it cost")
+    async def request(id: str) -> dict[str, Any]:
+        row = await ledger.request(id)
+        if row is None:
+            raise HTTPException(404, "There is no such request, or it is still under way.")
+        return request_json(row)
+
+
+def _add_policies(router: APIRouter, sources: _Sources) -> None:
+    book = sources.policies
+
+    def state() -> dict[str, Any]:
+        return {"digest": book.current.digest, "loaded_at": instant_text(book.loaded_at), "error": book.error}
+
+    @router.get("/policies", summary="The policies in force, and why a newer folder is not")
+    async def policies() -> dict[str, Any]:
+        return state()
+
+    @router.post("/reload", summary="Read the policies folder again; 409 leaves the old snapshot in force")
+    async def reload() -> JSONResponse:
+        done = await asyncio.to_thread(book.reload)
+        return JSONResponse(state(), 200 if done else 409)
+
+    @router.get("/hosts", summary="Hosts, whether they are configured, and the models they serve now")
+    async def hosts() -> list[dict[str, Any]]:
+        return sources.hosts()
+
+
+def _bearer(secret: bytes) -> Callable[[Request], None]:
+    """Refuse who does not send the token; compared as bytes, in a time that does not depend on them."""
+
+    def authorize(request: Request) -> None:
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), secret):
+            raise HTTPException(401, "Send the admin token as `Authorization: Bearer`.", {"www-authenticate": "Bearer"})
+
+    return authorize
+
+
+def _docs(app: FastAPI) -> Callable[[], HTMLResponse]:
+    def docs() -> HTMLResponse:
+        routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
+        return HTMLResponse(docs_page((" ".join(sorted(route.methods or ())), route.path, route.summary or "") for route in routes))
+
+    return docs
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    code = {401: "invalid_key", 404: "not_found"}.get(error.status_code, "invalid_request")
+    return _error(error.status_code, error.detail, code, error.headers)
+
+
+async def _own_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, FaregateError)
+    return _error(error.status, error.message, error.code, None)
+
+
+def _error(status: int, message: str, code: str, headers: Any) -> Response:
+    return JSONResponse({"error": {"message": message, "type": code, "code": code}}, status, headers)

@@ -1,0 +1,167 @@
+"""The composition root: the only module that knows every class, and the one that makes the real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from gateway.admin.app import build_admin
+from gateway.clock import Clock, instant_text
+from gateway.exchange import Exchange, Ports
+from gateway.front import server
+from gateway.front.app import Front
+from gateway.front.auth import Keys, pepper_for
+from gateway.hosts import Host
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.metrics import Metrics
+from gateway.policies import Policies, default_folder
+from gateway.policy_watch import PolicyStore
+from gateway.request import Caller
+from gateway.settings import Settings, SettingsError
+from gateway.timekeeping import clock_for
+from gateway.upstream.accounts import Account, Accounts
+from gateway.upstream.client import AiohttpUpstream
+from gateway.upstream.port import Deadlines
+
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """One process of Faregate: every part made from the settings, started and ended in order."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.keys:
+            raise SettingsError("no key is configured, so nobody could ask. Remedy: set FAREGATE_KEYS=team:key (8 characters or more).")
+        self.settings = settings
+        self.clock: Clock = clock_for(settings.clock)
+        self.policies = PolicyStore(settings.policies or default_folder(), self.clock)
+        self._accounts: tuple[str, Accounts] | None = None
+        self.metrics = Metrics(self.policies, self.clock)
+        self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], pepper_for(settings.key_pepper, settings.data))
+
+    def accounts(self, policies: Policies) -> Accounts:
+        """The configured hosts of a snapshot; made once for each."""
+        if self._accounts is None or self._accounts[0] != policies.digest:
+            found = {name: account for name, host in policies.hosts.items() if (account := _account(self.settings, host))}
+            self._accounts = policies.digest, Accounts(found)
+        return self._accounts[1]
+
+    async def serve(self) -> None:
+        """Run until a signal ends it; streams finish, the ledger is closed last."""
+        settings = self.settings
+        ledger = SqliteLedger(ledger_file(settings), lease=settings.lease, on_commit=self.metrics.committed)
+        await ledger.start()
+        upstream = AiohttpUpstream(settings.timeout_connect)
+        stop = asyncio.Event()
+        watching = asyncio.create_task(self.policies.watch(stop))
+        front = self._front(Exchange(self._ports(ledger, upstream)))
+        try:
+            await server.serve(front, self._admin(ledger, front), settings, on_hup=self.policies.reload, on_started=self._announce)
+        finally:
+            stop.set()
+            await asyncio.gather(watching, return_exceptions=True)
+            await upstream.close()
+            await ledger.close()
+
+    def _ports(self, ledger: SqliteLedger, upstream: AiohttpUpstream) -> Ports:
+        settings = self.settings
+        limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
+        return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, self.metrics)
+
+    def _front(self, exchange: Exchange) -> Front:
+        shifted = self.settings.clock is not None
+        return Front(
+            exchange=exchange,
+            authenticate=self.keys.authenticate,
+            models=self._models,
+            ready=self._ready,
+            max_body=int(self.settings.max_body),
+            notice=(lambda: instant_text(self.clock.now())) if shifted else None,
+        )
+
+    def _admin(self, ledger: SqliteLedger, front: Front) -> Any:
+        token = self.settings.admin_token
+        return build_admin(
+            ledger=ledger,
+            metrics=self.metrics,
+            policies=self.policies,
+            hosts=self._hosts,
+            readiness=front.readiness,
+            token=token.get_secret_value() if token else None,
+        )
+
+    def _models(self, caller: Caller) -> list[dict[str, Any]]:
+        """The routes that something configured here serves now."""
+        return [{"id": name, "owned_by": "faregate"} for name in self.policies.current.routes if self._serves(name)]
+
+    def _serves(self, name: str) -> bool:
+        policies, now = self.policies.current, self.clock.now()
+        accounts = self.accounts(policies)
+        targets = policies.routes[name].deployments
+        return any(target.host in accounts and policies.deployment(target.host, target.model, now) for target in targets)
+
+    def _hosts(self) -> list[dict[str, Any]]:
+        """Every host of the policies: configured or not, and what it serves now."""
+        now, policies = self.clock.now(), self.policies.current
+        accounts = self.accounts(policies)
+        return [
+            {
+                "host": name,
+                "configured": name in accounts,
+                "needs": None if name in accounts else _needs(host),
+                "currency": accounts.currencies.get(name),
+                "models": sorted({row.model for row in host.models if row.serves(now)}),
+            }
+            for name, host in policies.hosts.items()
+        ]
+
+    def _ready(self) -> dict[str, Any]:
+        report: dict[str, Any] = {"ready": True, "policies": self.policies.current.digest, "policies_error": self.policies.error}
+        if self.settings.clock is not None:
+            report["clock"] = {"set": str(self.settings.clock), "now": instant_text(self.clock.now())}
+        return report
+
+    def _announce(self, data: tuple[str, int], admin: tuple[str, int]) -> None:
+        names = sorted(self.accounts(self.policies.current).currencies)
+        log.info("serving on http://%s:%s/v1, admin on http://%s:%s; hosts: %s", *data, *admin, ", ".join(names) or "none is configured")
+        if self.settings.clock is not None:
+            log.warning("FAREGATE_CLOCK is set: prices and names are those of %s", instant_text(self.clock.now()))
+        for warning in (*self.settings.warnings, *self.policies.current.warnings_at(self.clock.now())):
+            log.warning("%s", warning)
+
+
+def ledger_file(settings: Settings) -> Path:
+    """The embedded ledger's file; raises SettingsError for another kind of store."""
+    address = settings.ledger_address
+    if not address.startswith("sqlite:///"):
+        raise SettingsError("FAREGATE_LEDGER must be sqlite:///PATH in this version. Remedy: unset it, or name a file.")
+    return Path(address.removeprefix("sqlite:///"))
+
+
+def _account(settings: Settings, host: Host) -> Account | None:
+    """How a host is reached, or None where its URL or its key is missing."""
+    base = settings.base_url_of(host.host) or host.base_url
+    key = settings.upstream_key(host.key) if host.key else None
+    if base is None or (host.key is not None and key is None):
+        return None
+    return Account(
+        host=host.host,
+        base_url=base,
+        currency=settings.currency_of(host.host),
+        beta_url=_beta(base, host.beta_url),
+        key=key.get_secret_value() if key else None,
+    )
+
+
+def _beta(base: str, beta: str | None) -> str | None:
+    return base.rstrip("/") + beta if beta is not None and beta.startswith("/") else beta
+
+
+def _needs(host: Host) -> str:
+    if host.key is not None:
+        return host.key
+    return f"FAREGATE_BASE_URL_{host.host.upper().replace('-', '_')}"
+
+

@@ -1,0 +1,86 @@
+"""The `faregate` command: one verb, one module of gateway.commands, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.errors import FaregateError, PolicyError
+
+
+class CommandError(Exception):
+    """A command that cannot go on; the text is one line with the remedy."""
+
+
+class Command(Protocol):
+    """What a module of gateway.commands offers."""
+
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+# verb -> what it does, in the order of a first day with Faregate.
+VERBS = {
+    "demo": "start a real engine, emulated hosts and the gateway, and play a priced conversation",
+    "serve": "run the gateway",
+    "check": "validate a policies folder",
+    "quote": "price a request at any host, model and instant",
+    "schema": "print the JSON Schemas of the policies for editors",
+    "verify": "check the ledger's invariants",
+    "emulate": "play a host, strictly, with a bill of its own",
+}
+
+
+def command(verb: str) -> Command:
+    """The module that carries out a verb."""
+    module: Command = importlib.import_module(f"gateway.commands.{verb}")
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; errors are one line on standard error and a non-zero exit."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0 if words else 2
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        print(f"faregate: {verb!r} is not a command. `faregate --help` lists them.", file=sys.stderr)
+        return 2
+    chosen = command(verb)
+    parser = argparse.ArgumentParser(
+        prog=f"faregate {verb}",
+        description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
+        epilog=f"example:\n  {chosen.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chosen.add_arguments(parser)
+    return _run(chosen, parser.parse_args(rest))
+
+
+def _run(chosen: Command, args: argparse.Namespace) -> int:
+    try:
+        return chosen.run(args)
+    except CommandError as error:
+        print(f"faregate: {error}", file=sys.stderr)
+        return 2
+    except PolicyError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return 1
+    except FaregateError as error:
+        print(f"faregate: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    return "usage: faregate COMMAND …\n\n" + "\n".join(lines) + "\n\n`faregate COMMAND --help` shows an example of each."

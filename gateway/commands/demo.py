@@ -1,0 +1,85 @@
+"""faregate demo: the whole gateway on one machine, without a key: a real engine, emulated hosts, a receipt for every answer."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gateway.cli import CommandError
+from gateway.demo.play import conversation
+from gateway.demo.stage import EMULATED, Stage
+from gateway.policies import Policies, default_folder, load
+
+EXAMPLE = "faregate demo --once"
+
+MODELS = {
+    "local": "local/gemma3-270m",
+    "deepseek": "deepseek-flash",
+    "novita": "novita/deepseek/deepseek-r1-0528",
+    "openrouter": "openrouter/deepseek/deepseek-r1-0528",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="end after the conversations instead of serving on")
+    parser.add_argument("--port", type=int, default=8080, help="the gateway's port (default 8080)")
+    parser.add_argument("--admin-port", type=int, default=8081, help="the admin port (default 8081)")
+    parser.add_argument("--clock", help="INSTANT[*RATE]: play at another date, e.g. 2025-02-01T00:00:00Z")
+
+
+def run(args: argparse.Namespace) -> int:
+    policies = load(default_folder())
+    client_type = _client_type()
+    with tempfile.TemporaryDirectory(prefix="faregate-demo-") as folder:
+        stage = Stage(Path(folder), args.port, args.admin_port)
+        try:
+            stage.open(_real_keys(policies), args.clock)
+            _play(stage, client_type(base_url=stage.base_url, api_key=stage.key, max_retries=0), policies, args.clock)
+            _invite(stage, args.once)
+            if not args.once:
+                stage.wait()
+        finally:
+            stage.close()
+    return 0
+
+
+def _client_type() -> Any:
+    try:
+        return importlib.import_module("openai").OpenAI
+    except ImportError:
+        raise CommandError("the demonstration needs the openai client: pip install 'faregate[local]', or `make demo`") from None
+
+
+def _real_keys(policies: Policies) -> dict[str, str]:
+    """Hosts whose real key is in the environment: they are used as they are, instead of an emulated one."""
+    return {name: host.key for name, host in policies.hosts.items() if host.key and os.environ.get(host.key)}
+
+
+def _play(stage: Stage, client: Any, policies: Policies, clock: str | None) -> None:
+    for name in stage.real:
+        print(f"{name}: its real key is set, so these answers cost real money")
+    if not stage.local:
+        print("local engine: not installed (pip install 'faregate[local]'); left out")
+    models = _models(stage) if clock is None else ["deepseek-reasoner"]
+    for model in models:
+        conversation(client, model, stage, policies, print)
+
+
+def _models(stage: Stage) -> list[str]:
+    hosts = [*(["local"] if stage.local else []), *EMULATED]
+    return [MODELS[host] for host in hosts if host in MODELS]
+
+
+def _invite(stage: Stage, once: bool) -> None:
+    if once:
+        return
+    print(
+        f"\nGo on with it (Ctrl-C ends):\n"
+        f"  curl -i {stage.base_url}/chat/completions -H 'Authorization: Bearer {stage.key}' -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "deepseek-flash", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n'
+        f"  curl http://127.0.0.1:{stage.admin_port}/metrics"
+    )

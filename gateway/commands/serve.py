@@ -1,0 +1,28 @@
+"""faregate serve: the gateway, until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+
+from gateway import logs
+from gateway.app import Gateway
+from gateway.cli import CommandError
+from gateway.front.server import run as run_loop
+from gateway.settings import SettingsError, load
+
+EXAMPLE = "FAREGATE_KEYS=search:a-key-of-yours DEEPSEEK_API_KEY=… faregate serve"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (parser.epilog or "") + "\n\nEvery setting is a FAREGATE_* variable or a line of .env: see docs/settings.md."
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        settings = load()
+        logs.configure(settings.log_level, settings.log_format)
+        gateway = Gateway(settings)
+        run_loop(gateway.serve())
+    except SettingsError as error:
+        raise CommandError(str(error)) from None
+    return 0

@@ -1,0 +1,115 @@
+"""Contracts: the request and response rules of one model version, wherever it is hosted. Data in policies/contracts/."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal
+
+from pydantic import Field
+
+from gateway.rows import Row
+
+Counts = Literal["answer", "total"]
+
+
+class Context(Row):
+    """The window in tokens. `reasoning_counts: false` means that thinking does not use it up (the first R1)."""
+
+    tokens: int
+    reasoning_counts: bool = True
+
+
+class ThinkingLimit(Row):
+    """The range of max_tokens while thinking is on, where it differs."""
+
+    default: int | None = None
+    max: int
+
+
+class MaxTokens(Row):
+    """What max_tokens counts: `answer` (thinking comes on top, up to reasoning_max) or `total`. null default: the host's own."""
+
+    counts: Counts
+    default: int | None = None
+    max: int
+    reasoning_max: int = 0
+    thinking: ThinkingLimit | None = None
+
+
+class Reasoning(Row):
+    """What becomes of reasoning_content in earlier assistant messages.
+
+    never: must be removed. within_turn: kept after the last user message, removed before it. with_tools: where the
+    request carries tools or a tool call, every assistant message must have it; elsewhere it is ignored and passes.
+    always: every assistant message must have it. ignored: passes untouched.
+    """
+
+    send_back: Literal["never", "within_turn", "with_tools", "always", "ignored"] = "never"
+
+
+class Thinking(Row):
+    """Whether the version thinks, how that is switched (none: it cannot be), and the efforts it knows."""
+
+    switch: Literal["none", "thinking"] = "none"
+    default: Literal["on", "off"] = "off"
+    efforts: tuple[str, ...] = ()
+    effort_aliases: dict[str, str] = Field(default_factory=dict, description="other names of an effort -> one of efforts; `none` turns thinking off")
+
+
+class Rule(Row):
+    """A value of one field that is refused with the vendor's reason. A value is a string, or an object's `type`."""
+
+    field: str
+    values: tuple[str | int | bool, ...] | None = None
+    allowed: tuple[str | int | bool, ...] | None = None
+    thinking: bool | None = Field(default=None, description="only while thinking is on (true) or off (false)")
+    text: str
+
+
+class Fields(Row):
+    """What becomes of each field: passed, ignored (passed too: the version accepts it without effect), dropped, renamed, refused."""
+
+    passed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    renamed: dict[str, str] = Field(default_factory=dict)
+    refused: dict[str, str] = Field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+
+class Messages(Row):
+    """Rules about the list of messages."""
+
+    merge_successive: bool = False
+    images: bool = False
+    prefix: bool = Field(default=False, description="prefix completion (beta): last message of the assistant with prefix: true")
+
+
+class Cache(Row):
+    """The prefix cache: `blocks` of `tokens`, or whole `units` (V4: a prefix must match completely)."""
+
+    mode: Literal["blocks", "units", "none"] = "blocks"
+    tokens: int = 64
+
+
+class Contract(Row):
+    """The rules of one model version."""
+
+    contract: str
+    released: date
+    title: str = ""
+    context: Context
+    max_tokens: MaxTokens
+    reasoning: Reasoning = Reasoning()
+    thinking: Thinking = Thinking()
+    fields: Fields = Fields()
+    messages: Messages = Messages()
+    cache: Cache = Cache()
+    tokenizer: Literal["deepseek", "none"] = "none"
+    baseline_output: int | None = Field(default=None, description="output tokens a question, where known")
+    source: str = ""
+    verified: bool = True
+
+    @property
+    def can_think(self) -> bool:
+        return self.thinking.default == "on" or self.thinking.switch != "none"

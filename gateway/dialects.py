@@ -1,0 +1,274 @@
+"""Dialects: how hosts write chunks, finish reasons and errors. Told apart by their shape, so a host that changes it is still read.
+
+What lives here: reading. What does not: what becomes of it (shape, meter, assemble).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from gateway.hosts import Deployment
+from gateway.reasoning import ThinkSplitter
+
+Text = str | None | UnsetType
+
+
+class Delta(Struct, gc=False):
+    """What one chunk adds to one choice; UNSET where the host left the key out."""
+
+    content: Text = UNSET
+    reasoning_content: Text = UNSET
+    reasoning: Text = UNSET
+    reasoning_details: Raw = Raw()
+    tool_calls: Raw = Raw()
+
+
+class Choice(Struct, gc=False):
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(Struct, gc=False):
+    """The parts of a chunk on which decisions rest; all else is left in its bytes. An empty Raw: absent."""
+
+    choices: list[Choice] | None = None
+    usage: Raw = Raw()
+    timings: Raw = Raw()
+    error: Raw = Raw()
+
+
+class _Function(Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(Struct, gc=False):
+    function: _Function | None = None
+
+
+class _Detail(Struct, gc=False):
+    text: str | None = None
+    summary: str | None = None
+
+
+_chunks = msgspec.json.Decoder(Chunk)
+_calls = msgspec.json.Decoder(list[_ToolCall] | None)
+_details = msgspec.json.Decoder(list[_Detail] | None)
+_reader = msgspec.json.Decoder(float_hook=Decimal)
+_writer = msgspec.json.Encoder(decimal_format="number")
+
+decode_chunk = _chunks.decode
+"""One chunk from strict JSON; raises msgspec.DecodeError (or RecursionError) for anything else: then try read_chunk."""
+
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """One chunk, read leniently (see read_json); raises ValueError when it is not one."""
+    try:
+        return decode_chunk(_strict(data))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def read_json(data: bytes | Raw) -> Any:
+    """Any JSON, with exact decimals; NaN reads as null and half a surrogate pair as U+FFFD. Raises ValueError."""
+    try:
+        return _reader.decode(_strict(bytes(data)))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def write_json(value: Any) -> bytes:
+    """Compact JSON; decimals are written digit for digit."""
+    return _writer.encode(value)
+
+
+def tool_text(raw: Raw) -> str:
+    """What a model wrote of tool calls: names and arguments."""
+    if not raw:
+        return ""
+    try:
+        calls = _calls.decode(raw) or []
+    except msgspec.DecodeError:
+        return ""
+    return "".join((call.function.name or "") + (call.function.arguments or "") for call in calls if call.function)
+
+
+def detail_text(raw: Raw) -> str:
+    """The readable text of `reasoning_details`."""
+    if not raw:
+        return ""
+    try:
+        details = _details.decode(raw) or []
+    except msgspec.DecodeError:
+        return ""
+    return "".join(detail.text or detail.summary or "" for detail in details)
+
+
+def dig(body: Any, path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    for name in path.split("."):
+        if not isinstance(body, dict):
+            return None
+        body = body.get(name)
+    return body
+
+
+def _strict(data: bytes) -> bytes:
+    """The same JSON as a strict parser takes it; unchanged where it already does."""
+    try:
+        _reader.decode(data)
+        return data
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    paired = _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
+    try:
+        return _writer.encode(json.loads(paired, parse_float=Decimal, parse_constant=lambda _: None))
+    except (ValueError, RecursionError):
+        return data
+
+
+def inline_splitter(deployment: Deployment) -> ThinkSplitter | None:
+    """A splitter for hosts that write `<think>` into the content. A version that always thinks may leave the start tag out."""
+    if deployment.host.writes.reasoning != "inline":
+        return None
+    thinking = deployment.contract.thinking
+    return ThinkSplitter(assume_open=thinking.switch == "none" and thinking.default == "on" and deployment.thinking != "off")
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; nothing where there is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+# ---- finish reasons
+
+FINISHES = {
+    "stop": "stop",
+    "eos": "stop",
+    "length": "length",
+    # vLLM cut a loop short: an answer, but not a whole one.
+    "repetition": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "function_call",
+    "content_filter": "content_filter",
+}
+"""Finish reasons of whole answers, and the word that the client sees. All others are failures."""
+
+
+def good_finish(reason: Any) -> str | None:
+    """The client's word for a host's finish reason; None when there is none, or when it means that the host failed."""
+    return FINISHES.get(reason) if isinstance(reason, str) else None
+
+
+# ---- errors
+
+
+@dataclass(frozen=True, slots=True)
+class HostError:
+    """What a host says went wrong. `status` is the HTTP status that it means, where it names one; `message` holds no key."""
+
+    status: int | None
+    code: str | None
+    message: str
+
+
+_KEYS = re.compile(
+    r"""(?ix) \b bearer \s+ \S+
+    | \b api[ _-]? key \W* [^\s,;"'}]* [*0-9] [^\s,;"'}]*
+    | \b (?: sk | pk | rk | nvapi | fw | gsk ) [-_] [\w-]{6,}
+    | \b eyJ [\w.-]{10,}
+    | [\w.-]{40,}"""
+)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+MESSAGE_LIMIT = 500
+
+
+def read_error(status: int, body: bytes) -> HostError:
+    """The error of an HTTP answer with an error status, in any dialect; a body that is none gives a general text."""
+    try:
+        found = error_of(read_json(body))
+    except ValueError:
+        found = None
+    if found is None:
+        return HostError(status, None, f"The host answered {status} without an explanation.")
+    return HostError(status, found.code, found.message)
+
+
+def error_of(body: Any) -> HostError | None:
+    """The error that a JSON object states, or None: OpenAI's, GMI's, OpenRouter's, flat, Novita's, SiliconFlow's, Nebius's, TGI's."""
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error")
+    if isinstance(error, dict):
+        return _error_object(error)
+    if isinstance(error, str) and error:
+        return _error(body, error, body.get("error_type"))
+    if error:
+        return _error(body, json.dumps(error, default=str), None)
+    if body.get("choices"):
+        return _choice_error(body["choices"])
+    if body.get("detail"):
+        return _error(body, _detail_message(body["detail"]), None)
+    if body.get("object") == "error" or (isinstance(body.get("message"), str) and {"code", "reason", "type"} & body.keys()):
+        return _error(body, body.get("message"), body.get("reason") or body.get("type"))
+    return None
+
+
+def clean(text: str) -> str:
+    """A host's text fit for a client or a log: on one line, at most 500 characters, without anything that looks like a key."""
+    return _KEYS.sub("[removed]", _CONTROLS.sub(" ", text[: 4 * MESSAGE_LIMIT]))[:MESSAGE_LIMIT].strip()
+
+
+def _error_object(error: dict[str, Any]) -> HostError:
+    inner = _inner_error(error.get("details"))
+    if inner is not None:
+        return inner
+    kind = error.get("type") or dig(error, "metadata.error_type")
+    return _error(error, error.get("message"), kind)
+
+
+def _inner_error(details: Any) -> HostError | None:
+    """GMI: the engine's own error, as a JSON string."""
+    if not isinstance(details, str):
+        return None
+    try:
+        return error_of(read_json(details.encode("utf-8", "replace")))
+    except ValueError:
+        return None
+
+
+def _choice_error(choices: Any) -> HostError | None:
+    first = choices[0] if isinstance(choices, list) else None
+    if isinstance(first, dict) and isinstance(first.get("error"), dict):
+        return _error_object(first["error"])
+    return None
+
+
+def _error(holder: dict[str, Any], message: Any, kind: Any) -> HostError:
+    code = holder.get("code")
+    status = next((value for value in (code, holder.get("status"), holder.get("status_code")) if _is_status(value)), None)
+    name = code if isinstance(code, str) and not code.isdigit() else kind
+    text = clean(message) if isinstance(message, str) else ""
+    return HostError(
+        int(status) if status is not None else None, clean(name) if isinstance(name, str) else None, text or "The host reported an error."
+    )
+
+
+def _is_status(value: Any) -> bool:
+    return str(value).isdigit() and 400 <= int(value) <= 599
+
+
+def _detail_message(detail: Any) -> str:
+    if isinstance(detail, list):
+        return "; ".join(str(item.get("msg", "")) if isinstance(item, dict) else str(item) for item in detail)
+    return str(detail)

@@ -1,0 +1,383 @@
+"""The emulator's HTTP server: plays one host, strictly, and publishes its own bill.
+
+Loopback or container use only. Any path that ends in /chat/completions is the API, so every host's prefix works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from gateway.clock import Clock
+from gateway.emulator.book import Book
+from gateway.emulator.cache import PrefixCache, make_cache
+from gateway.emulator.clocks import RunningClock
+from gateway.emulator.contracts import Order, admit, understand
+from gateway.emulator.faults import NO_FAULT, Fault, FaultError, read_faults
+from gateway.emulator.fields import Refusal
+from gateway.emulator.job import Desk, Job
+from gateway.emulator.output import Output, Wish, compose, wish_of
+from gateway.emulator.player import Player, hang_up, produce, write
+from gateway.emulator.prompts import END_THINK, EOS, render
+from gateway.emulator.reader import Row, Shelf, read_shelf, wire_id
+from gateway.emulator.shapes import Shape
+from gateway.emulator.tokens import Tokens, Vocabulary, tokens_of
+from gateway.emulator.wire import wire_of
+
+_KEPT_REQUESTS = 512
+_CREDIT = 100 * 10**9
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an emulator plays. `writes` overrides names of the host's dialect (gateway.emulator.wire.Wire)."""
+
+    host: str
+    policies: Path | Shelf
+    clock: Clock | None = None
+    currency: str = "USD"
+    vocabulary: Vocabulary = "deepseek"
+    writes: dict[str, Any] | None = None
+    script: tuple[Any, ...] = ()
+    bind: str = "127.0.0.1"
+    port: int = 0
+
+
+class Emulator:
+    """One host on one port. Use it in an event loop: `await start()`, `url`, `await stop()`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.shelf = setup.policies if isinstance(setup.policies, Shelf) else read_shelf(setup.policies, setup.host)
+        self.wire = wire_of(self.shelf.host, setup.writes)
+        self.clock: Clock = setup.clock or RunningClock()
+        self.tokens = Tokens(setup.vocabulary)
+        self.requests: deque[Row] = deque(maxlen=_KEPT_REQUESTS)
+        self._runner: web.AppRunner | None = None
+        self.port = setup.port
+        self.reset()
+        self.play(list(setup.script))
+
+    # --- control ---------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Empties the bill, the caches, the script and the list of requests."""
+        self.desk = Desk(Book(self.shelf, self.setup.currency), self.clock, self.setup.currency)
+        self._caches: dict[tuple[str, str, str], PrefixCache] = {}
+        self._faults: deque[Fault] = deque()
+        self.requests.clear()
+        self._number = 0
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def play(self, script: list[Any]) -> None:
+        """Appends faults, one for each next chat request (null: none)."""
+        self._faults.extend(read_faults(script))
+
+    @property
+    def bill(self) -> list[Row]:
+        return self.desk.rows
+
+    async def settled(self, seconds: float = 5.0) -> list[Row]:
+        """The bill once no request is open; after `seconds`, the bill as it is."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        return self.desk.rows
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=1 << 30)
+        app.add_routes(_routes(self))
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2, handle_signals=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.setup.bind, self.setup.port, backlog=1024)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.setup.bind}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """The url with the path of the host's own base URL, for the gateway's FAREGATE_BASE_URL_<HOST>."""
+        return self.url + urlsplit(str(self.shelf.host.get("base_url") or "")).path.rstrip("/")
+
+    # --- one chat request ------------------------------------------------------------------------------------------
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.requests.append({"path": request.path, "headers": _public(request), "body": raw})
+        fault = self._faults.popleft() if self._faults else NO_FAULT
+        self._enter()
+        try:
+            return await self._answer(request, raw, fault)
+        except Refusal as refusal:
+            return self._refused(refusal, fault)
+        finally:
+            self._leave()
+
+    async def _answer(self, request: web.Request, raw: bytes, fault: Fault) -> web.StreamResponse:
+        key = _key(request)
+        if fault.delay:
+            await asyncio.sleep(fault.delay)
+        if fault.hang:
+            await asyncio.Event().wait()
+        self._admit_key(key)
+        if fault.before_work:
+            return self._instead(fault)
+        order, prompt, wish = self._understand(request, raw)
+        if self._open > int(order.row.get("concurrent") or self._open):
+            raise self.wire.refusal_of(429)
+        limits = admit(order, tokens_of(prompt), self.wire)
+        outputs = [compose(order, wish, limits, self.tokens, choice, separators=fault.u2028) for choice in range(order.choices)]
+        if fault.finish:
+            outputs = [replace(output, finish=fault.finish) for output in outputs]
+        cache = self._cache(key, order, raw)
+        job = self._job(request, key, order, prompt, cache.lookup(prompt), outputs)
+        shape = Shape(self.wire, order, self._id(), int(self.clock.now().timestamp()), fault.usage_fault)
+        try:
+            if order.stream:
+                return await self._stream(request, shape, job, outputs, wish, fault)
+            return await self._whole(request, shape, job, outputs, wish, fault)
+        except (asyncio.CancelledError, ConnectionError):
+            self._abandoned(job)
+            raise
+        finally:
+            if job.output >= job.planned:
+                cache.learn(prompt + self._produced(outputs[0]))
+
+    def _understand(self, request: web.Request, raw: bytes) -> tuple[Order, bytes, Wish]:
+        try:
+            body = json.loads(raw)
+        except ValueError as error:
+            raise Refusal(f"Failed to parse the request body as JSON: {error}") from None
+        order = understand(body, self.shelf, self.wire, self.clock.now(), beta="/beta" in request.path, size=len(raw))
+        try:
+            wish = wish_of(order.messages, request.headers.get("x-emulate"))
+        except ValueError as error:
+            raise Refusal(f"The emulator does not understand the wish: {error}") from None
+        return order, render(self.tokens, order.messages, order.tools, order.thinking, self._seen_reasoning(order)), wish
+
+    def _seen_reasoning(self, order: Order) -> Callable[[int], str | None]:
+        return lambda index: self.wire.reasoning_of(order.messages[index]) if order.keep_reasoning(index) else None
+
+    def _job(self, request: web.Request, key: str, order: Order, prompt: bytes, hit: int, outputs: list[Output]) -> Job:
+        name = request.headers.get("x-request-id") or f"emulated-{self._number}"
+        reported = hit if self.wire.cached else 0
+        return Job(self.desk, name, key, str(order.row["model"]), tokens_of(prompt), reported, outputs)
+
+    def _cache(self, key: str, order: Order, raw: bytes) -> PrefixCache:
+        rules = order.contract.get("cache") or {}
+        mode, size = str(rules.get("mode", "blocks")), int(rules.get("tokens", 64))
+        engines = {"vllm": ("blocks", 16), "sglang": ("slots", 1), "llama.cpp": ("slots", 1)}
+        mode, size = engines.get(self.wire.engine, (mode, size))
+        user = str(json.loads(raw).get("user_id") or "") if b'"user_id"' in raw else ""
+        return self._caches.setdefault((key, user, str(order.row["model"])), make_cache(mode, size))
+
+    def _produced(self, output: Output) -> bytes:
+        """The ids of an output as the next prompt will hold them."""
+        text = b"".join(map(self.tokens.ids, output.answer)) + EOS
+        return b"".join(map(self.tokens.ids, output.reasoning)) + END_THINK + text if output.reasoning else text
+
+    def _abandoned(self, job: Job) -> None:
+        if self.shelf.host.get("cancel_stops_billing") is False:
+            job.produce_rest()
+        job.close("cancelled")
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    async def _stream(
+        self, request: web.Request, shape: Shape, job: Job, outputs: list[Output], wish: Wish, fault: Fault
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"} | self._headers(fault)
+        )
+        if fault.gzip:
+            response.enable_compression(web.ContentCoding.gzip)
+        await response.prepare(request)
+        outcome = _outcome(fault)
+        steps = shape.stream(outputs, lambda: job.close(outcome), wish.pace / 1000, max(1, wish.chunk))
+        edited = fault.edit(
+            steps, self.wire.keep_alive, lambda: self.wire.error_events("The engine failed", fault.error_status, shape.head())
+        )
+        await Player(request, response, job, fault.slice).run(edited)
+        return response
+
+    async def _whole(
+        self, request: web.Request, shape: Shape, job: Job, outputs: list[Output], wish: Wish, fault: Fault
+    ) -> web.StreamResponse:
+        if fault.error_after is not None:
+            raise self.wire.refusal_of(fault.error_status)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"} | self._headers(fault))
+        lines = fault.blank_lines or fault.keep_alive
+        if lines:
+            await response.prepare(request)
+            for _ in range(lines):
+                await response.write(b"\n")
+                await asyncio.sleep(fault.keep_alive_pause)
+        await produce(job, wish.pace / 1000)
+        outcome = "cut" if fault.cut_after is not None else _outcome(fault)
+        body = shape.whole(outputs, job.close(outcome))
+        if fault.gzip:
+            response.enable_compression(web.ContentCoding.gzip)
+        elif not lines:
+            response.content_length = len(body)
+        if not lines:
+            await response.prepare(request)
+        if fault.cut_after is not None:
+            await response.write(body[: len(body) // 2])
+            await hang_up(request, fault.how)
+            return response
+        await write(response, body, fault.slice)
+        await response.write_eof()
+        return response
+
+    def _headers(self, fault: Fault) -> dict[str, str]:
+        headers = dict(fault.headers)
+        if self.wire.host == "deepseek":
+            headers["x-ds-trace-id"] = f"{self._number:032x}"
+        if self.wire.host == "openrouter":
+            headers["X-Generation-Id"] = self._id()
+        if fault.set_cookie:
+            headers["Set-Cookie"] = "emulated=1; Path=/; HttpOnly"
+        return headers
+
+    def _id(self) -> str:
+        return f"gen-{self._number:024d}" if self.wire.host == "openrouter" else f"chatcmpl-{self._number:024x}"
+
+    # --- refusals --------------------------------------------------------------------------------------------------
+
+    def _admit_key(self, key: str) -> None:
+        if not self.wire.local and (not key or key.endswith("-invalid")):
+            raise self.wire.refusal_of(401, key)
+        if key.endswith("-poor"):
+            raise self.wire.refusal_of(402, key)
+
+    def _refused(self, refusal: Refusal, fault: Fault) -> web.Response:
+        body = json.dumps(self.wire.error_body(refusal), ensure_ascii=False)
+        return web.Response(text=body, status=refusal.status, content_type="application/json", headers=self._headers(fault))
+
+    def _instead(self, fault: Fault) -> web.Response:
+        headers = self._headers(fault) | ({"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {})
+        status = fault.status or (307 if fault.redirect else 502)
+        if fault.redirect:
+            return web.Response(status=status, headers=headers | {"Location": fault.redirect})
+        if fault.html:
+            return web.Response(
+                text=f"<html><body><h1>{status}</h1></body></html>", status=status, content_type="text/html", headers=headers
+            )
+        body = self.wire.error_body(self.wire.refusal_of(status)) if fault.body is None else fault.body
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+
+    # --- who is inside ---------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        self._number += 1
+        self._open += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._open = max(0, self._open - 1)
+        if not self._open:
+            self._idle.set()
+
+    # --- other endpoints -------------------------------------------------------------------------------------------
+
+    async def models(self, request: web.Request) -> web.Response:
+        names = sorted({wire_id(row) for row in self.shelf.models(self.clock.now())})
+        return web.json_response(
+            {"object": "list", "data": [{"id": name, "object": "model", "owned_by": self.wire.host} for name in names]}
+        )
+
+    async def balance(self, request: web.Request) -> web.Response:
+        try:
+            self._admit_key(_key(request))
+        except Refusal as refusal:
+            return self._refused(refusal, NO_FAULT)
+        cents = max(0, _CREDIT - self.desk.spent.get(_key(request), 0)) // 10**7
+        total = f"{cents // 100}.{cents % 100:02d}"
+        info = {"currency": self.setup.currency, "total_balance": total, "granted_balance": "0.00", "topped_up_balance": total}
+        return web.json_response({"is_available": cents > 0, "balance_infos": [info]})
+
+    async def show_bill(self, request: web.Request) -> web.Response:
+        await self.settled(float(request.query.get("wait", "0")))
+        return web.json_response(self.desk.rows, headers={"x-emulator-open": str(self._open)})
+
+    async def show_requests(self, request: web.Request) -> web.Response:
+        return web.json_response([seen | {"body": _readable(seen["body"])} for seen in self.requests])
+
+    async def take_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.play(await request.json())
+        except (ValueError, TypeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"waiting": len(self._faults)})
+
+    async def take_reset(self, request: web.Request) -> web.Response:
+        self.reset()
+        return web.json_response({})
+
+    async def healthy(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "host": self.wire.host})
+
+    async def nothing(self, request: web.Request) -> web.Response:
+        return self._refused(Refusal(f"no such path: {request.path}", 404, kind="not_found_error"), NO_FAULT)
+
+
+def _routes(emulator: Emulator) -> list[web.RouteDef]:
+    return [
+        web.get("/_emulator/bill", emulator.show_bill),
+        web.get("/_emulator/requests", emulator.show_requests),
+        web.post("/_emulator/faults", emulator.take_faults),
+        web.post("/_emulator/reset", emulator.take_reset),
+        web.post("/{prefix:.*}chat/completions", emulator.chat),
+        web.get("/{prefix:.*}models", emulator.models),
+        web.get("/{prefix:.*}user/balance", emulator.balance),
+        web.get("/{name:health|healthz|ready|_emulator/health}", emulator.healthy),
+        web.route("*", "/{rest:.*}", emulator.nothing),
+    ]
+
+
+def _outcome(fault: Fault) -> str:
+    if fault.no_finish:
+        return "cut"
+    return "error" if fault.finish in ("error", "insufficient_system_resource", "abort") else "ok"
+
+
+def _key(request: web.Request) -> str:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
+
+
+def _public(request: web.Request) -> dict[str, str]:
+    """The headers without credentials."""
+    return {
+        name.lower(): value
+        for name, value in request.headers.items()
+        if name.lower() not in ("authorization", "api-key", "x-api-key", "cookie")
+    }
+
+
+def _readable(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode("utf-8", "replace")
+
+
+__all__ = ["Emulator", "FaultError", "Setup"]

@@ -1,0 +1,255 @@
+"""Exchange: one chat completion from start to end; the only caller of the stages.
+
+The order is the promise: a hold is committed before anything is dispatched; the charge is durable before the client
+sees the end of the answer; whatever happens after the dispatch, the request is settled once and observed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from gateway import receipts
+from gateway.clock import Clock
+from gateway.errors import FaregateError, InternalError, InvalidRequest, ModelNotFound, UpstreamError, UpstreamTimeout
+from gateway.ledger.port import Ledger
+from gateway.outcome import Billed, LedgerRow, Outcome, Status
+from gateway.policies import Policies
+from gateway.receipts import Charge, Journey, Verdict
+from gateway.replies import Reply, Responder, reply_for
+from gateway.request import Caller, ChatRequest
+from gateway.router import Terms, plan
+from gateway.upstream.accounts import Accounts
+from gateway.upstream.port import Call, Deadlines, Upstream
+from gateway.watch import ClientGone, Watch
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot(Protocol):
+    """Where the policies in force are found."""
+
+    @property
+    def current(self) -> Policies: ...
+
+
+class Observer(Protocol):
+    """Who learns of requests: metrics now."""
+
+    def observe(self, outcome: Outcome) -> None: ...
+
+    def stream_opened(self) -> None: ...
+
+    def stream_closed(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside that one exchange needs."""
+
+    policies: Snapshot
+    ledger: Ledger
+    upstream: Upstream
+    accounts: Callable[[Policies], Accounts]
+    clock: Clock
+    deadlines: Deadlines
+    observer: Observer
+
+
+class Gone(Protocol):
+    """The client's departure: calls back once, at once when it has already happened."""
+
+    def then(self, callback: Callable[[], None]) -> None: ...
+
+
+class Exchange:
+    """Serves chat completions; one for a process."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    async def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> None:
+        """Answer one request through `responder`; raises only when the process itself is being stopped."""
+        await _Course(self._ports, request, caller, responder).run(gone)
+
+
+class _Course:
+    """The state of one request on its way."""
+
+    def __init__(self, ports: Ports, request: ChatRequest, caller: Caller, responder: Responder) -> None:
+        self._ports = ports
+        self._request = request
+        self._caller = caller
+        self._responder = responder
+        self._policies = ports.policies.current
+        self._started = ports.clock.now()
+        self._arrived = ports.clock.monotonic()
+
+    async def run(self, gone: Gone) -> None:
+        try:
+            journey = self._plan()
+            await self._ports.ledger.hold(journey.hold())
+        except FaregateError as error:
+            await self._refuse(error)
+            return
+        watch = Watch(self._deadlines(journey))
+        gone.then(watch.client_left)
+        self._ports.observer.stream_opened()
+        try:
+            await self._ride(journey, reply_for(journey, self._responder, watch), watch)
+        finally:
+            watch.close()
+            self._ports.observer.stream_closed()
+
+    def _plan(self) -> Journey:
+        ports = self._ports
+        route = self._policies.route(self._request.model)
+        if route is None:
+            raise ModelNotFound(
+                f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
+            )
+        terms = Terms(self._policies, self._started, ports.accounts(self._policies).currencies, ports.deadlines.total)
+        return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
+
+    def _deadlines(self, journey: Journey) -> Deadlines:
+        limits = self._ports.deadlines
+        if journey.streams_upstream:
+            return limits
+        # A whole answer comes in one piece when it is done: only the total limit can say that it is late.
+        return Deadlines(limits.connect, limits.total, limits.total, limits.total)
+
+    async def _ride(self, journey: Journey, reply: Reply, watch: Watch) -> None:
+        """Dispatch, relay, settle, end: settled whatever happens in between."""
+        stopping: asyncio.CancelledError | None = None
+        failure: Exception | None
+        try:
+            failure = await self._attempt(journey, reply, watch)
+        except asyncio.CancelledError as stop:
+            stopping, failure = stop, UpstreamError("The gateway is stopping.", dispatched=True)
+        except Exception as bug:
+            # After the dispatch nothing may escape unsettled, our own mistakes least of all.
+            log.exception("request %s failed inside the gateway", self._request.id)
+            failure = bug
+        row = self._row(journey, reply, failure)
+        try:
+            await self._settle(row)
+        except FaregateError as error:
+            log.critical("request %s could not be settled: %s", row.id, error.message)
+            failure = failure or error
+        if stopping is not None:
+            raise stopping
+        await self._finish(reply, row, failure)
+        self._observe(journey, row, watch, failure)
+
+    async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
+        account = self._ports.accounts(journey.policies).of(journey.candidate.deployment)
+        call = Call(
+            account.url(self._request.beta or journey.candidate.sanitised.beta),
+            account.headers(self._request.id, journey.streams_upstream),
+            msgspec.json.encode(journey.candidate.sanitised.body),
+        )
+        self._responder.dispatched = True
+        try:
+            answer = await watch.guard(self._ports.upstream.open(call))
+            watch.opened()
+            try:
+                await reply.take(answer)
+            finally:
+                answer.close()
+        except (ClientGone, FaregateError) as failure:
+            return failure
+        return reply.failure
+
+    def _row(self, journey: Journey, reply: Reply, failure: Exception | None) -> LedgerRow:
+        """The row of what happened: the charge of what the host reported or, where it did not, of what we counted."""
+        ended = self._ports.clock.now()
+        billed = failure.billed if isinstance(failure, FaregateError) else True
+        usage = reply.usage(complete=failure is None) if billed else None
+        edits = tuple(sorted(reply.edits))
+        charged: Charge | None = None
+        if usage is not None:
+            charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
+        known: Billed = "none" if usage is None else "known" if usage.reported else "possible"
+        return receipts.row(journey, Verdict(_status(failure, reply), known, reply.stopped, edits), usage, charged, ended)
+
+    async def _settle(self, row: LedgerRow) -> None:
+        if row.usage is None:
+            await self._ports.ledger.release(row)
+        else:
+            await self._ports.ledger.settle(row)
+
+    async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None) -> None:
+        if isinstance(failure, ClientGone):
+            return
+        if failure is None:
+            await reply.finish(row)
+        else:
+            error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
+            await self._responder.error(error, reply.headers)
+
+    async def _refuse(self, error: FaregateError) -> None:
+        """Answer before anything was held or dispatched."""
+        await self._responder.error(error, {})
+        elapsed = self._ports.clock.monotonic() - self._arrived
+        self._ports.observer.observe(
+            Outcome(
+                status=_refused_status(error),
+                team=self._caller.team,
+                route=self._request.model if self._policies.route(self._request.model) else "other",
+                host="",
+                model="",
+                contract="",
+                edits=(),
+                duration=elapsed,
+                overhead=elapsed,
+                error=error.code,
+            )
+        )
+
+    def _observe(self, journey: Journey, row: LedgerRow, watch: Watch, failure: Exception | None) -> None:
+        duration = self._ports.clock.monotonic() - self._arrived
+        first = watch.first_content
+        self._ports.observer.observe(
+            Outcome(
+                status=row.status,
+                team=row.team,
+                route=row.route,
+                host=row.host,
+                model=row.model,
+                contract=row.contract,
+                edits=row.edits,
+                duration=duration,
+                overhead=max(0.0, duration - watch.waited),
+                first_token=None if first is None else first - self._arrived,
+                row=row,
+                baselines=receipts.baselines(journey.policies, row.usage, row.started) if row.usage else (),
+                cache_saved_nano=receipts.cache_saved(journey, row.usage, row.ended) if row.usage else 0,
+                error=failure.code if isinstance(failure, FaregateError) else None,
+            )
+        )
+
+
+def _status(failure: Exception | None, reply: Reply) -> Status:
+    if failure is None:
+        return "stopped" if reply.stopped else "ok"
+    if isinstance(failure, ClientGone):
+        return "client_gone"
+    if isinstance(failure, UpstreamTimeout):
+        return "timeout"
+    if isinstance(failure, UpstreamError):
+        return "upstream_error"
+    if isinstance(failure, InvalidRequest):
+        return "client_error"
+    return "upstream_error" if isinstance(failure, FaregateError) and failure.fault == "upstream" else "gateway_error"
+
+
+def _refused_status(error: FaregateError) -> Status:
+    by_status: dict[int, Status] = {402: "denied", 403: "denied", 429: "rate_limited"}
+    if error.status in by_status:
+        return by_status[error.status]
+    return "client_error" if error.fault == "caller" else "gateway_error"

@@ -1,0 +1,158 @@
+"""The data plane: a plain ASGI app. A request is guarded, routed, authenticated, read and parsed once, then handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.errors import FaregateError
+from gateway.front import body
+from gateway.front.errors import MethodNotAllowed, PathNotFound
+from gateway.front.guard import Headers, inspect
+from gateway.front.respond import Gone, Responder
+from gateway.front.wire import Fields, Receive, Scope, Send, dump, header_value, model_list, request_id
+from gateway.request import Caller, ChatRequest
+
+log = logging.getLogger(__name__)
+
+CHAT = ("/chat/completions", "/v1/chat/completions")
+BETA = ("/beta/chat/completions", "/beta/v1/chat/completions", "/v1/beta/chat/completions")
+MODELS = ("/models", "/v1/models")
+
+
+class Exchange(Protocol):
+    """What serves chat completions behind this edge."""
+
+    async def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> None: ...
+
+
+class Front:
+    """Serves port 8080.
+
+    `authenticate` turns headers into a Caller or raises InvalidKey; `models` lists what a caller may use; `ready` is the
+    body of /readyz, where `"ready": false` makes it a 503; `notice` gives the time on a shifted clock for a header.
+    """
+
+    def __init__(
+        self,
+        *,
+        exchange: Exchange,
+        authenticate: Callable[[Headers], Caller],
+        models: Callable[[Caller], list[dict[str, Any]]],
+        ready: Callable[[], dict[str, Any]],
+        max_body: int,
+        notice: Callable[[], str] | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._authenticate = authenticate
+        self._models = models
+        self._ready = ready
+        self._max_body = max_body
+        self._notice = notice
+        self.draining = False
+        self._routes: dict[str, tuple[tuple[str, ...], _Handler]] = {
+            **{path: (("POST",), self._chat) for path in (*CHAT, *BETA)},
+            **{path: (("GET",), self._list_models) for path in MODELS},
+            "/": (("GET", "HEAD"), self._root),
+            "/healthz": (("GET", "HEAD"), self._health),
+            "/readyz": (("GET", "HEAD"), self._readiness),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        call = _Call(scope, receive, Responder(scope, send, request_id(), self._extra()))
+        try:
+            await self._serve(call)
+        except FaregateError as error:
+            await call.fail(error, self._max_body)
+        except body.ClientLeft:
+            return
+        except Exception:
+            log.exception("request %s failed inside the gateway", call.responder.id)
+            await call.fail(_Internal("The gateway failed; the request id finds the cause in its log."), self._max_body)
+
+    def _extra(self) -> Fields:
+        return [(b"x-faregate-clock", header_value(self._notice()))] if self._notice else []
+
+    async def _serve(self, call: _Call) -> None:
+        headers = inspect(call.scope)
+        # The guard has seen that these have no body.
+        call.read = call.scope["method"] in ("GET", "HEAD")
+        methods, handle = self._routes.get(call.scope["path"], (None, None))
+        if methods is None or handle is None:
+            raise PathNotFound("There is nothing at this path. The API is at /v1/chat/completions and /v1/models.")
+        if call.scope["method"] not in methods:
+            raise MethodNotAllowed(f"This path takes {' and '.join(methods)} only.")
+        await handle(call, headers)
+
+    async def _chat(self, call: _Call, headers: Headers) -> None:
+        caller = self._authenticate(headers)
+        body.check_headers(headers, call.scope["query_string"])
+        data = await body.read(call.receive, headers, self._max_body)
+        call.read = True
+        request = body.parse(data, call.responder.id, beta=call.scope["path"] in BETA)
+        gone = Gone()
+        watcher = asyncio.create_task(_watch(call, gone))
+        try:
+            await self._exchange.chat(request, caller, call.responder, gone)
+        finally:
+            # A watcher that is still waiting ends with the answer, unless there was none.
+            if not call.responder.finished:
+                watcher.cancel()
+
+    async def _list_models(self, call: _Call, headers: Headers) -> None:
+        caller = self._authenticate(headers)
+        await call.responder.whole(200, {}, dump(model_list(self._models(caller))))
+
+    async def _root(self, call: _Call, headers: Headers) -> None:
+        await call.responder.whole(200, {}, b'{"service":"faregate"}')
+
+    async def _health(self, call: _Call, headers: Headers) -> None:
+        await call.responder.whole(200, {}, b'{"status":"ok"}')
+
+    async def _readiness(self, call: _Call, headers: Headers) -> None:
+        status, report = self.readiness()
+        await call.responder.whole(status, {}, dump(report))
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of /readyz, for both planes."""
+        report = {"ready": not self.draining, "draining": self.draining, **self._ready()}
+        report["ready"] = report["ready"] and not self.draining
+        return (200 if report["ready"] else 503), report
+
+
+class _Internal(FaregateError):
+    """A fault of ours that nobody foresaw."""
+
+
+class _Call:
+    """One request on its way in. `read`: its body is known to be whole, so the connection can go on after an error."""
+
+    def __init__(self, scope: Scope, receive: Receive, responder: Responder) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.responder = responder
+        self.read = False
+
+    async def fail(self, error: FaregateError, limit: int) -> None:
+        """Answer with the error in whichever state the answer is."""
+        if self.responder.finished:
+            return
+        if self.read:
+            await self.responder.error(error)
+        else:
+            await self.responder.refuse(error, self.receive, limit)
+
+
+_Handler = Callable[[_Call, Headers], Any]
+
+
+async def _watch(call: _Call, gone: Gone) -> None:
+    """Set `gone` when the client closes its connection before its answer is whole."""
+    while (await call.receive())["type"] != "http.disconnect":
+        pass
+    if not call.responder.finished:
+        gone.set()

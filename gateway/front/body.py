@@ -1,0 +1,272 @@
+"""The body: bytes become one checked ChatRequest, once. What another parser could read differently is refused by name.
+
+What is checked here is true for every contract: JSON itself, names of fields, types of counts and messages. What a model
+version allows is not (sanitise).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from gateway.errors import BodyTooLarge, EncodingUnsupported, InvalidRequest
+from gateway.front.guard import Headers
+from gateway.front.wire import Receive
+from gateway.request import ChatRequest
+
+DEPTH = 64
+FIELDS = 100
+NAME = 64
+MODEL = 200
+BIGGEST = 2**53
+
+ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function", "latest_reminder"))
+# Fields by which a caller would choose a host, its key, its bill or a second model. Policies decide those.
+STEERING = frozenset(
+    """
+    models model_list fallbacks context_window_fallbacks provider providers route routing plugins preset transforms region
+    api_base base_url api_key api_type api_version api_host host hosts url endpoint endpoints azure_endpoint deployment_id
+    proxy proxies headers extra_headers extra_query extra_body custom_llm_provider litellm_params litellm_metadata mock_response
+    callbacks webhook webhook_url num_retries max_retries organization user_id service_tier data_collection max_price
+    web_search_options
+    """.split()
+)
+# Counts and the least value of each.
+INTEGERS = {
+    "max_tokens": 1,
+    "max_completion_tokens": 1,
+    "max_output_tokens": 1,
+    "min_tokens": 0,
+    "thinking_budget": 0,
+    "n": 1,
+    "best_of": 1,
+    "top_k": -1,
+    "top_logprobs": 0,
+    "seed": -BIGGEST,
+}
+NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p")
+BOOLEANS = ("stream", "logprobs", "enable_thinking", "include_reasoning", "parallel_tool_calls")
+CHECKED = frozenset(("model", "messages", "stream_options", *INTEGERS, *NUMBERS, *BOOLEANS)) | STEERING
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before its request was whole."""
+
+
+async def read(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """The whole body; raises BodyTooLarge as soon as it is known to pass `limit` bytes, ClientLeft when it ends early."""
+    if int(headers.get(b"content-length", b"0")) > limit:
+        raise _too_large(limit)
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        piece = message["body"]
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
+        if not message["more_body"]:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes (FAREGATE_MAX_BODY).")
+
+
+def check_headers(headers: Headers, query: bytes) -> None:
+    """Refuse what would be ignored or decoded by surprise: a coding, a type that is not JSON, a query that steers."""
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        raise EncodingUnsupported("Requests with a content-encoding are not read: send plain JSON.")
+    kind = headers.get(b"content-type", b"application/json")
+    if kind != b"application/json":
+        _check_type(kind)
+    if query:
+        _check_query(query)
+
+
+def _check_type(kind: bytes) -> None:
+    name, _, parameters = kind.lower().partition(b";")
+    charset = parameters.replace(b" ", b"").replace(b'"', b"")
+    if name.strip() != b"application/json" or (charset.startswith(b"charset=") and charset != b"charset=utf-8"):
+        raise EncodingUnsupported("The content-type must be application/json in UTF-8.")
+
+
+def _check_query(query: bytes) -> None:
+    for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name.casefold() in CHECKED:
+            raise InvalidRequest("Parameters belong in the body, not in the query string.", param=name[:NAME])
+
+
+def parse(data: bytes, id: str, *, beta: bool = False) -> ChatRequest:
+    """One chat request from strict JSON; raises InvalidRequest that names the field."""
+    body = decode(data)
+    _check_names(body)
+    _check_values(body)
+    model = _model(body.get("model"))
+    _check_messages(body.get("messages"))
+    stream = body.get("stream") is True
+    include_usage = _include_usage(body.get("stream_options"), stream)
+    return ChatRequest(id, model, body, stream, include_usage, beta, len(data))
+
+
+# JSON
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """A JSON object as every strict parser reads it: UTF-8, finite numbers, no key twice, at most DEPTH levels."""
+    try:
+        body = msgspec.json.decode(data)
+        # The fast parser keeps the last of two equal keys; only this one tells of them.
+        _UNIQUE.decode(data.decode())
+    except _DuplicateKey as error:
+        raise InvalidRequest("A key is there twice in one object.", param=str(error)[:NAME]) from None
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.MsgspecError, ValueError):
+        # The parsers' own texts can quote the body.
+        raise InvalidRequest("The body is not JSON (RFC 8259, UTF-8, finite numbers, one value).") from None
+    if type(body) is not dict:
+        raise InvalidRequest("The body must be a JSON object.")
+    _check_depth(body)
+    return body
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
+
+
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    level: list[Any] = [body]
+    for _ in range(DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The body is nested deeper than {DEPTH} levels.")
+
+
+# fields
+
+
+def _check_names(body: dict[str, Any]) -> None:
+    """Names a second reader could take for others: two that differ in case only, a known one in capitals, a strange one."""
+    if len(body) > FIELDS:
+        raise InvalidRequest(f"The body has more than {FIELDS} fields.")
+    folded = {name.casefold() for name in body}
+    if len(folded) < len(body):
+        raise InvalidRequest("Two fields differ in case only.")
+    for name in body:
+        if name in CHECKED:
+            continue
+        if not _plain(name):
+            raise InvalidRequest(f"A field's name must be 1 to {NAME} letters, digits, '_', '-' or '.'.")
+        if name.casefold() in CHECKED:
+            raise InvalidRequest(f"Write {name.casefold()} in lower case.", param=name)
+    if not STEERING.isdisjoint(body):
+        name = next(name for name in body if name in STEERING)
+        raise InvalidRequest(f"{name} is not accepted: hosts and what they charge are chosen by the gateway's policies.", param=name)
+
+
+def _plain(name: str) -> bool:
+    return 0 < len(name) <= NAME and name.isascii() and name.translate(_WORD).isalnum()
+
+
+_WORD = str.maketrans({"_": "a", "-": "a", ".": "a"})
+
+
+def _check_values(body: dict[str, Any]) -> None:
+    """Types that decide about money are exact: no true for 1, no 10.0 for 10, no text for a number. null is absent."""
+    for name, value in body.items():
+        if value is None:
+            continue
+        kind = type(value)
+        if name in INTEGERS:
+            if kind is not int or not INTEGERS[name] <= value <= BIGGEST:
+                raise InvalidRequest(f"{name} must be an integer of at least {INTEGERS[name]}.", param=name)
+        elif name in BOOLEANS:
+            if kind is not bool:
+                raise InvalidRequest(f"{name} must be true or false.", param=name)
+        elif name in NUMBERS and kind is not int and kind is not float:
+            raise InvalidRequest(f"{name} must be a number.", param=name)
+
+
+def _model(model: Any) -> str:
+    if type(model) is not str or not 0 < len(model) <= MODEL or not model.isascii() or not model.isprintable():
+        raise InvalidRequest(f"model must be a name of 1 to {MODEL} printable ASCII characters.", param="model")
+    return model
+
+
+def _include_usage(options: Any, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not stream:
+        raise InvalidRequest("stream_options is only allowed when stream is true.", param="stream_options")
+    if type(options) is not dict:
+        raise InvalidRequest("stream_options must be an object.", param="stream_options")
+    wanted = options.get("include_usage")
+    if wanted is not None and type(wanted) is not bool:
+        raise InvalidRequest("include_usage must be true or false.", param="stream_options.include_usage")
+    return wanted is True
+
+
+# messages
+
+
+def _check_messages(messages: Any) -> None:
+    if type(messages) is not list or not messages:
+        raise InvalidRequest("messages must be a list of at least one message.", param="messages")
+    for index, message in enumerate(messages):
+        if type(message) is not dict:
+            raise InvalidRequest("A message must be an object.", param=f"messages[{index}]")
+        role = message.get("role")
+        if type(role) is not str or role not in ROLES:
+            known = ", ".join(sorted(ROLES))
+            raise InvalidRequest(f"A message's role must be one of {known}.", param=f"messages[{index}].role")
+        if type(message.get("content")) is not str:
+            _check_content(message.get("content"), f"messages[{index}].content")
+        for name in ("reasoning_content", "reasoning"):
+            if name in message and not isinstance(message[name], str | None):
+                raise InvalidRequest(f"{name} must be text or null.", param=f"messages[{index}].{name}")
+        if "tool_calls" in message:
+            _check_calls(message["tool_calls"], f"messages[{index}].tool_calls")
+
+
+def _check_content(content: Any, where: str) -> None:
+    """null, or a list of parts, each an object with a `type`; text parts have text."""
+    if content is None:
+        return
+    if type(content) is not list:
+        raise InvalidRequest("content must be text, null or a list of parts.", param=where)
+    for index, part in enumerate(content):
+        kind = part.get("type") if type(part) is dict else None
+        if type(kind) is not str or (kind == "text" and type(part.get("text")) is not str):
+            raise InvalidRequest("A part must be an object with a type; a text part has text.", param=f"{where}[{index}]")
+
+
+def _check_calls(calls: Any, where: str) -> None:
+    if calls is not None and (type(calls) is not list or any(type(call) is not dict for call in calls)):
+        raise InvalidRequest("tool_calls must be a list of objects, or null.", param=where)

@@ -1,0 +1,127 @@
+"""Hosts: the wire of a company or an engine that serves models. Data in policies/hosts/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from gateway.contracts import Contract, Counts
+from gateway.rows import Instant, Row
+
+
+class Reads(Row):
+    """What a host reads in requests."""
+
+    reasoning: Literal["reasoning_content", "reasoning", "both", "none"] = "reasoning_content"
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    counts: Counts | None = Field(default=None, description="what its limit counts, whatever the contract says; null: as the contract says")
+    thinking: Literal["thinking", "enable_thinking", "chat_template_kwargs", "reasoning", "none"] = "thinking"
+    effort: Literal["reasoning_effort", "reasoning", "none"] = "reasoning_effort"
+    usage: Literal["stream_options", "always"] = Field(default="stream_options", description="how usage of a stream is asked for")
+
+
+class Writes(Row):
+    """What a host writes in answers."""
+
+    reasoning: Literal["reasoning_content", "reasoning", "inline", "auto"] = "auto"
+    usage: Literal["finish_chunk", "last_chunk", "every_chunk", "none"] = "last_chunk"
+    cached: tuple[str, ...] | str | None = Field(default=None, description="dotted path(s) of the cached-token count in the answer")
+    cost: str | None = Field(default=None, description="dotted path of the host's own cost")
+    errors: Literal["openai", "openrouter", "gmi", "novita", "nebius", "flat", "any"] = "any"
+    keep_alive: str | None = Field(default=None, description="the comment it sends while queued")
+
+    @property
+    def cached_paths(self) -> tuple[str, ...]:
+        return (self.cached,) if isinstance(self.cached, str) else (self.cached or ())
+
+
+class Limits(Row):
+    concurrent: int | None = None
+
+
+class HostFields(Row):
+    """Fields that this host treats in its own way, over the contract's."""
+
+    passed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    renamed: dict[str, str] = Field(default_factory=dict)
+    refused: dict[str, str] = Field(default_factory=dict)
+
+
+class HostModel(Row):
+    """One model at this host, from an instant until another: the contract it follows, its own limits, its id on the wire."""
+
+    model: str
+    contract: str
+    upstream: str | None = Field(default=None, description="the id sent upstream, where it is not `model`")
+    context: int | None = None
+    max_output: int | None = None
+    concurrent: int | None = Field(default=None, description="requests at a time of one account that the host allows for this model")
+    counts: Counts | None = None
+    from_: Instant = Field(alias="from")
+    until: Instant | None = None
+    thinking: Literal["on", "off"] | None = Field(default=None, description="what this id fixes (deepseek-chat on V4: off)")
+    retired: str | None = Field(default=None, description="the host's refusal after `until`; {model} is replaced")
+    verified: bool = True
+    source: str = ""
+
+    def serves(self, at: datetime) -> bool:
+        return self.from_ <= at and (self.until is None or at < self.until)
+
+
+class Host(Row):
+    """One host and its models."""
+
+    host: str
+    base_url: str | None = Field(default=None, description="null: only with FAREGATE_BASE_URL_<HOST>")
+    beta_url: str | None = Field(default=None, description="base for prefix completion; relative to base_url when it starts with /")
+    key: str | None = Field(default=None, description="the environment variable that holds its key; null: needs none")
+    local: bool = False
+    charge_by: Literal["computed", "reported"] = "computed"
+    open_fields: bool = False
+    reads: Reads = Reads()
+    writes: Writes = Writes()
+    fields: HostFields = HostFields()
+    cancel_stops_billing: bool | None = None
+    limits: Limits = Limits()
+    models: tuple[HostModel, ...] = ()
+    source: str = ""
+    checked: str = ""
+
+    def find(self, model: str, at: datetime) -> HostModel | None:
+        """The row of this model that serves at this instant."""
+        return next((row for row in self.models if row.model == model and row.serves(at)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model at one host, at one instant: what a request is finally sent to."""
+
+    host: Host
+    model: HostModel
+    contract: Contract
+    thinking: Literal["on", "off"] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.host.host}/{self.model.model}"
+
+    @property
+    def upstream_model(self) -> str:
+        return self.model.upstream or self.model.model
+
+    @property
+    def counts(self) -> Counts:
+        """What the limit sent upstream counts there."""
+        return self.model.counts or self.host.reads.counts or self.contract.max_tokens.counts
+
+    @property
+    def context(self) -> int:
+        return self.model.context or self.contract.context.tokens
+
+    @property
+    def max_output(self) -> int | None:
+        return self.model.max_output

@@ -1,0 +1,102 @@
+"""A LedgerRow as columns and back, without loss: instants are microseconds UTC, lists are JSON text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from gateway.money import Parts
+from gateway.outcome import Attempt, Hold, LedgerRow
+from gateway.usage import Sources, Usage
+
+REQUEST = (
+    "rid team key route host model contract edits cache_hit cache_miss output reasoning cache_hit_source cache_miss_source"
+    " output_source reasoning_source currency nano cache_hit_nano cache_miss_nano output_nano card window policies started"
+    " ended status stopped attempts expected worst host_nano disputed stream"
+).split()
+
+Columns = tuple[str | int | None, ...]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NO_USAGE: Columns = (None,) * 8
+_NO_PARTS: Columns = (None,) * 3
+_encode = msgspec.json.Encoder().encode
+_edits = msgspec.json.Decoder(tuple[str, ...]).decode
+_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+
+
+def microseconds(at: datetime) -> int:
+    """An aware instant as whole microseconds since 1970, exactly (no float on the way)."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def instant(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def hold_columns(hold: Hold) -> Columns:
+    """A hold in the order of its table, but for state, expires and owner, which the store adds."""
+    return (
+        hold.id, hold.nano, hold.currency, hold.expected, hold.worst, hold.team, hold.key, hold.route, hold.host, hold.model,
+        hold.card, hold.policies, microseconds(hold.started),
+    )  # fmt: skip
+
+
+def request_columns(row: LedgerRow) -> Columns:
+    """A row in the order of REQUEST."""
+    return (
+        row.id, row.team, row.key, row.route, row.host, row.model, row.contract, _encode(row.edits).decode(),
+        *(_NO_USAGE if row.usage is None else _usage_columns(row.usage)), row.currency, row.nano,
+        *(_NO_PARTS if row.parts is None else (row.parts.cache_hit, row.parts.cache_miss, row.parts.output)),
+        row.card, row.window, row.policies, microseconds(row.started), microseconds(row.ended), row.status, row.stopped,
+        _encode(row.attempts).decode(), row.expected_nano, row.worst_nano, row.host_nano, int(row.disputed), int(row.stream),
+    )  # fmt: skip
+
+
+def _usage_columns(usage: Usage) -> Columns:
+    sources = usage.sources
+    return (
+        usage.cache_hit, usage.cache_miss, usage.output, usage.reasoning,
+        sources.cache_hit, sources.cache_miss, sources.output, sources.reasoning,
+    )  # fmt: skip
+
+
+def request_row(columns: Sequence[Any]) -> LedgerRow:
+    """The row that request_columns made these columns of."""
+    (
+        rid, team, key, route, host, model, contract, edits, hit, miss, output, reasoning, hit_from, miss_from, output_from,
+        reasoning_from, currency, nano, hit_nano, miss_nano, output_nano, card, window, policies, started, ended, status, stopped,
+        attempts, expected, worst, host_nano, disputed, stream,
+    ) = columns  # fmt: skip
+    sources = None if hit is None else Sources(hit_from, miss_from, output_from, reasoning_from)
+    return LedgerRow(
+        id=rid,
+        team=team,
+        key=key,
+        route=route,
+        host=host,
+        model=model,
+        contract=contract,
+        edits=_edits(edits),
+        usage=None if sources is None else Usage(hit, miss, output, reasoning, sources),
+        currency=currency,
+        nano=nano,
+        parts=None if hit_nano is None else Parts(hit_nano, miss_nano, output_nano),
+        card=card,
+        window=window,
+        policies=policies,
+        started=instant(started),
+        ended=instant(ended),
+        status=status,
+        stopped=stopped,
+        attempts=_attempts(attempts),
+        expected_nano=expected,
+        worst_nano=worst,
+        host_nano=host_nano,
+        disputed=bool(disputed),
+        stream=bool(stream),
+    )

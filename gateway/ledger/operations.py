@@ -1,0 +1,131 @@
+"""What the embedded ledger writes: each function is one operation inside the writer's transaction.
+
+`now` is the database's clock in microseconds, the only clock that leases know. An operation raises HoldError before its
+first write or not at all. Which event leads where is the table in `port`; nothing here decides it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import apsw
+
+from gateway.ledger.columns import REQUEST, hold_columns, instant, request_columns
+from gateway.ledger.port import TRANSITIONS, EntryKind, Event, HoldError
+from gateway.outcome import Attempt, Hold, LedgerRow
+
+REAP: Final = 200
+
+_HOLD = "nano, currency, expected, worst, team, key, route, host, model, card, policies, started"
+_INSERT_HOLD = (
+    f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES ({', '.join('?' * 13)}, 'held', ?, ?) ON CONFLICT DO NOTHING"
+)
+_EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}) = ({', '.join('?' * 12)}) WHERE rid = ? AND state = 'held'"
+_WRITE_REQUEST = f"INSERT OR REPLACE INTO request ({', '.join(REQUEST)}) VALUES ({', '.join('?' * len(REQUEST))})"
+# The index has the open holds only: without it these two would read every hold that ever was.
+_RENEW = "UPDATE hold INDEXED BY open_hold SET expires = ? WHERE state = 'held' AND owner = ?"
+_OVERDUE = f"SELECT rid, {_HOLD} FROM hold INDEXED BY open_hold WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
+
+
+def hold(db: apsw.Connection, now: int, hold: Hold, owner: str, lease: int) -> None:
+    """Keep a new hold until `lease` microseconds from now; an id that is known, in whatever state, is refused."""
+    db.execute(_INSERT_HOLD, (*hold_columns(hold), now + lease, owner))
+    if not db.changes():
+        raise HoldError(f"request {hold.id} has a hold already")
+
+
+def extend(db: apsw.Connection, hold: Hold) -> None:
+    """Put another hold in the place of an open one; its lease stays."""
+    rid, *columns = hold_columns(hold)
+    db.execute(_EXTEND_HOLD, (*columns, rid))
+    if not db.changes():
+        raise HoldError(f"request {hold.id} has no open hold to extend")
+
+
+def abandon(db: apsw.Connection, rid: str) -> None:
+    """End a hold that its caller never received: nothing can have been dispatched under it, and no row is kept."""
+    db.execute("UPDATE hold SET state = ? WHERE rid = ? AND state = 'held'", (TRANSITIONS["held", "release"].to, rid))
+
+
+def finish(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
+    """Apply one event to a hold, and keep its row; False where the table of states knows no such step."""
+    found = db.execute("SELECT state, currency FROM hold WHERE rid = ?", (row.id,)).get
+    if found is None:
+        raise HoldError(f"request {row.id} has no hold")
+    state, currency = found
+    step = TRANSITIONS.get((state, event))
+    if step is None:
+        return False
+    if currency != row.currency:
+        raise HoldError(f"request {row.id} is held in {currency} and cannot be charged in {row.currency}")
+    db.execute("UPDATE hold SET state = ? WHERE rid = ?", (step.to, row.id))
+    if step.entry is not None:
+        _append(db, now, step.entry, row)
+    db.execute(_WRITE_REQUEST, request_columns(row))
+    return True
+
+
+def release_open(db: apsw.Connection, now: int, row: LedgerRow) -> bool:
+    """Release a hold that is still open; False (and no effect) when it is not: a late release moves money."""
+    state = db.execute("SELECT state FROM hold WHERE rid = ?", (row.id,)).get
+    return state in (None, "held") and finish(db, now, "release", row)
+
+
+def renew(db: apsw.Connection, now: int, owner: str, lease: int) -> int:
+    """Give every open hold of this owner a new lease; the number of them."""
+    db.execute(_RENEW, (now + lease, owner))
+    return db.changes()
+
+
+def reap(db: apsw.Connection, now: int) -> int:
+    """Expire open holds whose lease is over, at most REAP of them: each is charged what it was expected to cost."""
+    overdue = db.execute(_OVERDUE, (now, REAP)).fetchall()
+    for columns in overdue:
+        finish(db, now, "expire", _expired(columns, now))
+    return len(overdue)
+
+
+def _append(db: apsw.Connection, now: int, kind: EntryKind, row: LedgerRow) -> None:
+    """Append the entry that makes the request's entries sum to row.nano."""
+    last, sum_before = 0, 0
+    if kind == "adjust":
+        last, sum_before = db.execute("SELECT coalesce(max(seq), 0), coalesce(sum(nano), 0) FROM entry WHERE rid = ?", (row.id,)).get
+    entry = (row.id, last + 1, kind, row.nano - sum_before, row.currency, _source(kind, row), now)
+    db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", entry)
+
+
+def _source(kind: EntryKind, row: LedgerRow) -> str:
+    if kind == "expire":
+        return "estimate"
+    if row.usage is None:
+        return "none"
+    return "reported" if row.usage.reported else "counted"
+
+
+def _expired(columns: tuple[Any, ...], now: int) -> LedgerRow:
+    """The row of a request of which only its hold is known: the gateway died, or lost it, while it ran."""
+    rid, _nano, currency, expected, worst, team, key, route, host, model, card, policies, started = columns
+    return LedgerRow(
+        id=rid,
+        team=team,
+        key=key,
+        route=route,
+        host=host,
+        model=model,
+        contract="",
+        edits=(),
+        usage=None,
+        currency=currency,
+        nano=expected,
+        parts=None,
+        card=card,
+        window="",
+        policies=policies,
+        started=instant(started),
+        ended=instant(now),
+        status="gateway_error",
+        stopped="expired",
+        attempts=(Attempt(host, model, "gateway_error", "possible", expected),),
+        expected_nano=expected,
+        worst_nano=worst,
+    )

@@ -1,0 +1,99 @@
+"""What a ledger promises, whatever store keeps it; the states of a hold live here and nowhere else.
+
+    (none) --hold--> held --settle--> settled
+                      |  --release-> released     certainly nothing was billed
+                      |  --expire--> expired      the lease ran out: charged by estimate, marked
+    expired or released --settle, release--> late truth wins: an adjusting entry carries the difference
+
+A pair (state, event) that is not in TRANSITIONS has no effect: the same settle twice is one charge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, Protocol
+
+from gateway.outcome import Hold, LedgerRow
+
+State = Literal["held", "settled", "released", "expired"]
+Event = Literal["settle", "release", "expire"]
+EntryKind = Literal["settle", "expire", "adjust"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where an event leads, and the kind of the entry that it appends (None: no money moves)."""
+
+    to: State
+    entry: EntryKind | None
+
+
+TRANSITIONS: Final[dict[tuple[State, Event], Step]] = {
+    ("held", "settle"): Step("settled", "settle"),
+    ("held", "release"): Step("released", None),
+    ("held", "expire"): Step("expired", "expire"),
+    ("expired", "settle"): Step("settled", "adjust"),
+    ("expired", "release"): Step("released", "adjust"),
+    ("released", "settle"): Step("settled", "adjust"),
+}
+
+SpendBy = Literal["day", "team", "route", "host", "model"]
+
+
+class HoldError(ValueError):
+    """The operation contradicts the hold (id taken, id unknown, another currency). Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """The charges of one group in one currency; `requests` counts those that were charged or released."""
+
+    group: str
+    currency: str
+    nano: int
+    requests: int
+
+
+class Ledger(Protocol):
+    """Holds, charges and the questions about them. Every method may raise LedgerUnavailable."""
+
+    async def hold(self, hold: Hold) -> None:
+        """Committed, and safe from `kill -9`, when it returns. An id that was used before: HoldError."""
+        ...
+
+    async def extend(self, hold: Hold) -> None:
+        """The hold of the next attempt takes the place of the present one; HoldError unless it is held."""
+        ...
+
+    async def settle(self, row: LedgerRow) -> bool:
+        """Durable through power loss when it returns True. False: was settled before, no effect.
+
+        A charge above the hold is recorded like any other: its tokens are gone. On an expired or released hold the
+        difference is appended as an adjusting entry.
+        """
+        ...
+
+    async def release(self, row: LedgerRow) -> None:
+        """Certainly nothing was billed: the hold ends, and the row is kept with nano 0."""
+        ...
+
+    async def request(self, id: str) -> LedgerRow | None:
+        """What became of one request; None while it runs, and for an id that never had a hold."""
+        ...
+
+    async def requests(self, limit: int) -> list[LedgerRow]:
+        """The newest requests first, by the instant they ended."""
+        ...
+
+    async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]:
+        """Charges of requests that ended in [start, end), summed by group and currency. Currencies never add."""
+        ...
+
+    async def verify(self) -> list[str]:
+        """The invariants that do not hold, one line each; [] when all is well."""
+        ...
+
+    async def close(self) -> None:
+        """Everything submitted is committed, and the store let go."""
+        ...

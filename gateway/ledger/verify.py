@@ -1,0 +1,77 @@
+"""Whether a ledger file keeps its promises: reads one consistent snapshot, and changes no row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+# Each query finds what must not exist: the id of an offending request, and a detail. The text says what is wrong with it.
+INVARIANTS: Final[dict[str, str]] = {
+    "its entries do not sum to its charge": """
+        SELECT rid, request.nano || ' charged, entries sum to ' || coalesce(sum(entry.nano), 0)
+        FROM request LEFT JOIN entry USING (rid) GROUP BY rid HAVING request.nano <> coalesce(sum(entry.nano), 0)""",
+    "its parts do not sum to its charge": """
+        SELECT rid, nano || ' charged' FROM request
+        WHERE nano <> cache_hit_nano + cache_miss_nano + output_nano
+           OR (nano <> 0 AND cache_hit_nano IS NULL AND stopped IS NOT 'expired')""",
+    "it was settled or expired more than once": """
+        SELECT rid, kind || ' ' || count(*) || ' times' FROM entry WHERE kind <> 'adjust' GROUP BY rid, kind HAVING count(*) > 1""",
+    "it was both settled and expired": """
+        SELECT rid, count(*) || ' first entries' FROM entry WHERE kind <> 'adjust' GROUP BY rid HAVING count(DISTINCT kind) > 1""",
+    "its hold is open, yet it was charged": """
+        SELECT rid, entry.kind FROM hold JOIN entry USING (rid) WHERE hold.state = 'held'
+        UNION ALL SELECT rid, request.status FROM hold JOIN request USING (rid) WHERE hold.state = 'held'""",
+    "its hold is closed, yet it has no entry": """
+        SELECT rid, state FROM hold WHERE state IN ('settled', 'expired') AND rid NOT IN (SELECT rid FROM entry)""",
+    "its hold is closed, yet it has no row": """
+        SELECT rid, state FROM hold WHERE state IN ('settled', 'expired') AND rid NOT IN (SELECT rid FROM request)""",
+    "it has no hold": """
+        SELECT rid, 'row' FROM request WHERE rid NOT IN (SELECT rid FROM hold)
+        UNION ALL SELECT DISTINCT rid, 'entry' FROM entry WHERE rid NOT IN (SELECT rid FROM hold)""",
+    "its currencies differ": """
+        SELECT rid, hold.currency || ', ' || request.currency FROM hold JOIN request USING (rid)
+        WHERE hold.currency <> request.currency
+        UNION ALL SELECT rid, hold.currency || ', ' || entry.currency FROM hold JOIN entry USING (rid)
+        WHERE hold.currency <> entry.currency""",
+    "it was released, yet it costs something": """
+        SELECT rid, request.nano FROM hold JOIN request USING (rid) WHERE hold.state = 'released' AND request.nano <> 0""",
+}
+
+# Of each invariant that is broken, as many offenders as help to find the cause.
+_EXAMPLES: Final = 20
+
+
+def verify(path: Path | str) -> list[str]:
+    """The invariants that do not hold in this file, one line each; [] when all is well."""
+    if not Path(path).is_file():
+        return [f"there is no ledger at {path}"]
+    try:
+        # Not read-only: after a crash, SQLite must first bring the file's log into it.
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.pragma("query_only", True)
+            connection.set_busy_timeout(5000)
+            return verify_connection(connection)
+        finally:
+            connection.close()
+    except apsw.Error as problem:
+        return [f"the ledger cannot be read: {problem}"]
+
+
+def verify_connection(db: apsw.Connection) -> list[str]:
+    """As `verify`, on a connection that is open already; one read transaction, so writers do not disturb the answer."""
+    db.execute("BEGIN")
+    try:
+        return [*_integrity(db), *(line for text, query in INVARIANTS.items() for line in _broken(db, text, query))]
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _integrity(db: apsw.Connection) -> list[str]:
+    return [f"integrity: {text}" for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
+
+
+def _broken(db: apsw.Connection, text: str, query: str) -> list[str]:
+    return [f"request {rid}: {text} ({detail})" for rid, detail in db.execute(f"{query} LIMIT {_EXAMPLES}")]

@@ -1,0 +1,205 @@
+"""Messages made valid for one deployment: reasoning sent back or removed, successive turns merged, null contents filled.
+
+Messages that need no change are the caller's own objects; none is ever changed in place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gateway.contracts import Contract
+from gateway.edits import Edit, dropped, renamed, safe
+from gateway.errors import InvalidRequest
+from gateway.hosts import Deployment
+from gateway.reasoning import FIELDS, field_of, split, text_of
+
+Message = Mapping[str, Any]
+MISSING_IN_TURN = (
+    "Missing `reasoning_content` field in the assistant message at message index {index}. For more information, please refer to "
+    "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls"
+)
+MISSING_WITH_TOOLS = "The `reasoning_content` in the thinking mode must be passed back to the API."
+
+
+def check(messages: Sequence[Message], target: Deployment) -> bool:
+    """Whether the request is a prefix completion; raises InvalidRequest for a prefix or a content part this version does not take."""
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list) and not target.contract.messages.images:
+            _check_parts(index, content)
+        if message.get("prefix") is True and index != len(messages) - 1:
+            raise InvalidRequest(f"messages[{index}]: prefix is for the last message only.", param="messages")
+    last = messages[-1]
+    if last.get("prefix") is not True:
+        return False
+    if last.get("role") != "assistant":
+        raise InvalidRequest(f"messages[{len(messages) - 1}]: prefix needs the role assistant.", param="messages")
+    if not target.contract.messages.prefix or target.host.beta_url is None:
+        raise InvalidRequest(f"Prefix completion (prefix: true in the last message) is not available at {target.name}.", param="messages")
+    return True
+
+
+def _check_parts(index: int, parts: Iterable[Any]) -> None:
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            where = f"messages[{index}]: unknown variant `{safe(kind)}`, expected `text`"
+            raise InvalidRequest(f"Failed to deserialize the JSON body into the target type: {where}", param="messages")
+
+
+def missing_reasoning(messages: Sequence[Message], contract: Contract, host_reads: str, tools: bool) -> str | None:
+    """The vendor's refusal where thinking needs earlier reasoning that a message lacks, or that the host cannot read; else None."""
+    rule = contract.reasoning.send_back
+    if rule not in ("within_turn", "with_tools", "always"):
+        return None
+    for index in _needing(messages, rule, tools):
+        if host_reads == "none" or text_of(messages[index]) is None:
+            return (MISSING_IN_TURN if rule == "within_turn" else MISSING_WITH_TOOLS).format(index=index)
+    return None
+
+
+def _needing(messages: Sequence[Message], rule: str, tools: bool) -> Iterable[int]:
+    """Positions of the assistant messages that must carry their reasoning."""
+    start = 0
+    if rule == "within_turn":
+        start = _turn_start(messages)
+    if rule == "with_tools" and not tools and not _uses_tools(messages):
+        return ()
+    if rule == "within_turn":
+        return (at for at in range(start, len(messages)) if messages[at].get("tool_calls"))
+    return (at for at, message in enumerate(messages) if message.get("role") == "assistant" and message.get("prefix") is not True)
+
+
+def _turn_start(messages: Sequence[Message]) -> int:
+    """The position after the last user message."""
+    return next((at + 1 for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user"), 0)
+
+
+def _uses_tools(messages: Iterable[Message]) -> bool:
+    return any(message.get("tool_calls") or message.get("role") == "tool" for message in messages)
+
+
+class Rewriter:
+    """Rewrites the messages of one request for one deployment; counts what it changes."""
+
+    def __init__(self, target: Deployment, thinking: bool, tools: bool) -> None:
+        self._target = target
+        self._thinking = thinking
+        self._tools = tools
+        self._dropped: Counter[str] = Counter()
+        self._renamed: Counter[str] = Counter()
+        self._merged = 0
+
+    def rewrite(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages to send: the same list where nothing had to change."""
+        keep = self._kept_from(messages)
+        rewritten = [self._message(message, at >= keep) for at, message in enumerate(messages)]
+        if self._target.contract.messages.merge_successive:
+            rewritten = self._merge(rewritten)
+        return rewritten if self.edits() else messages
+
+    def edits(self) -> list[Edit]:
+        merged = [Edit("merge_messages", str(self._merged))] if self._merged else []
+        return [
+            *(dropped(field, count) for field, count in self._dropped.items()),
+            *(renamed(field, count) for field, count in self._renamed.items()),
+            *merged,
+        ]
+
+    def _kept_from(self, messages: list[dict[str, Any]]) -> int:
+        """The position from which reasoning stays; before it, it is removed."""
+        rule = self._target.contract.reasoning.send_back
+        if rule == "never":
+            return len(messages)
+        if rule == "within_turn":
+            start = _turn_start(messages)
+            return start if _uses_tools(messages[start:]) else len(messages)
+        return 0
+
+    def _message(self, message: dict[str, Any], keep: bool) -> dict[str, Any]:
+        if message.get("role") != "assistant":
+            return self._without_reasoning(message) if not keep else message
+        changed = self._reasoning(message, keep)
+        if message.get("content") is None and not message.get("tool_calls") and not message.get("function_call"):
+            self._renamed["content"] += 1
+            changed = {**changed, "content": ""}
+        return changed
+
+    def _reasoning(self, message: dict[str, Any], keep: bool) -> dict[str, Any]:
+        reads = self._target.host.reads.reasoning
+        if message.get("prefix") is True and reads == "reasoning_content":
+            # Prefix completion takes the beginning of the thinking here.
+            return message
+        if not keep or (reads == "none" and self._sends_back):
+            return self._without_inline(self._without_reasoning(message))
+        return self._named(message, reads) if self._sends_back else message
+
+    @property
+    def _sends_back(self) -> bool:
+        """Whether kept reasoning is really read, so that its name matters."""
+        rule = self._target.contract.reasoning.send_back
+        return rule == "within_turn" or (self._thinking and (rule == "always" or (rule == "with_tools" and self._tools)))
+
+    def _without_reasoning(self, message: dict[str, Any]) -> dict[str, Any]:
+        found = [field for field in FIELDS if field in message]
+        if not found:
+            return message
+        self._dropped.update(found)
+        return {key: value for key, value in message.items() if key not in found}
+
+    def _without_inline(self, message: dict[str, Any]) -> dict[str, Any]:
+        content = message.get("content")
+        if self._target.host.writes.reasoning != "inline" or not isinstance(content, str):
+            return message
+        reasoning, answer = split(content)
+        if not reasoning:
+            return message
+        self._dropped["think"] += 1
+        return {**message, "content": answer}
+
+    def _named(self, message: dict[str, Any], reads: str) -> dict[str, Any]:
+        """The message with its reasoning under the name that the host reads; reasoning_details stay beside `reasoning`."""
+        source = field_of(message)
+        if source is None or (reads == "both" and source != "reasoning_details"):
+            return message
+        name = "reasoning_content" if reads == "both" else reads
+        extra = [field for field in FIELDS if field in message and field != name and (field != "reasoning_details" or name != "reasoning")]
+        if source == name and not extra:
+            return message
+        if source != name:
+            self._renamed[source] += 1
+        self._dropped.update(field for field in extra if field != source)
+        kept = {key: value for key, value in message.items() if key not in extra}
+        return {**kept, name: text_of(message)}
+
+    def _merge(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        for message in messages:
+            if out and _mergeable(out[-1], message):
+                out[-1] = {**out[-1], **message, "content": _joined(out[-1].get("content"), message.get("content"))}
+                self._merged += 1
+            else:
+                out.append(message)
+        return out
+
+
+def _mergeable(first: Message, second: Message) -> bool:
+    role = first.get("role")
+    return role in ("user", "assistant") and role == second.get("role") and not first.get("tool_calls") and not second.get("tool_calls")
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, list) or isinstance(second, list):
+        return [*_parts(first), *_parts(second)]
+    return f"{first or ''}\n\n{second or ''}"
+
+
+def _parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+
+
+def uses_tools(body: Mapping[str, Any]) -> bool:
+    """Whether the request carries tools, or a tool call or a tool's result stands in its messages."""
+    return bool(body.get("tools")) or _uses_tools(body["messages"])

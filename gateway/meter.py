@@ -1,0 +1,236 @@
+"""Meter: what one answer used. The host's report where it makes sense, else our own count; each number says which it is.
+
+Report shapes read: DeepSeek, OpenAI, OpenRouter, llama.cpp (timings), SGLang (reasoning at the top), and any path that a host's row names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from msgspec import Raw
+
+from gateway.dialects import dig, good_finish, objects, read_json
+from gateway.hosts import Deployment
+from gateway.reasoning import text_of
+from gateway.tokens import TextCounter
+from gateway.usage import Source, Sources, Usage
+
+# Text waits uncounted up to this many characters: most answers report their usage and are never counted.
+WAITING = 1 << 20
+CACHED = ("prompt_cache_hit_tokens", "prompt_tokens_details.cached_tokens", "timings.cache_n")
+REASONING = ("completion_tokens_details.reasoning_tokens", "reasoning_tokens")
+
+
+class Tally:
+    """Text of one kind, kept in bounded memory, and tokenised only when somebody asks."""
+
+    def __init__(self, counter: TextCounter) -> None:
+        self._counter = counter
+        self._pieces: list[str] = []
+        self._waiting = 0
+        self._counted = 0
+        self.chunks = 0
+
+    def add(self, text: str) -> None:
+        """One chunk's text, not empty."""
+        self.chunks += 1
+        self._pieces.append(text)
+        self._waiting += len(text)
+        if self._waiting > WAITING:
+            self._count()
+
+    @property
+    def length(self) -> int:
+        """Characters so far."""
+        return self._counted + self._waiting
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far; a host sends at least one in each chunk that has text."""
+        self._count()
+        return max(self._counter.count, self.chunks)
+
+    def _count(self) -> None:
+        self._counter.feed("".join(self._pieces))
+        self._pieces.clear()
+        self._counted += self._waiting
+        self._waiting = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A host's own figures, checked. `hit` and `reasoning` are None where it does not say."""
+
+    prompt: int
+    hit: int | None
+    output: int
+    reasoning: int | None
+    disputed: bool = False
+
+
+class _Absurd(ValueError):
+    """A figure that cannot be: negative, no whole number, more than twice the context, or at odds with another."""
+
+
+class Meter:
+    """Counts one answer. Feed it every text and every report; ask `usage` once at the end.
+
+    `prompt_estimate`: tokens of the prompt, for answers that never report it. `choices`: the request's n.
+    """
+
+    def __init__(self, deployment: Deployment, prompt_estimate: int, choices: int = 1) -> None:
+        self._host = deployment.host
+        self._prompt_estimate = max(1, prompt_estimate)
+        self._prompt_ceiling = 2 * deployment.context
+        self._output_ceiling = 2 * deployment.context * max(1, choices)
+        self._body: dict[str, Any] = {}
+        self._raw: tuple[Raw, Raw] | None = None
+        self._final = False
+        tokenizer = deployment.contract.tokenizer
+        self.answer = Tally(TextCounter(tokenizer))
+        self.reasoning = Tally(TextCounter(tokenizer))
+        self.finish: str | None = None
+        """The first finish reason of the host, in the client's words."""
+
+    @property
+    def produced(self) -> bool:
+        """Whether the host has produced any text."""
+        return bool(self.answer.chunks or self.reasoning.chunks)
+
+    def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
+        """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: every choice has its finish."""
+        self._raw = (usage, timings)
+        self._final = final
+
+    def feed_answer(self, body: dict[str, Any]) -> None:
+        """A whole answer, as read_json gives it."""
+        self._body = {"usage": body.get("usage"), "timings": body.get("timings")}
+        self._raw = None
+        for choice in objects(body.get("choices")):
+            message = choice.get("message")
+            message = message if isinstance(message, dict) else {}
+            _add(self.reasoning, text_of(message))
+            _add(self.answer, message.get("content"))
+            _add(self.answer, _call_text(message))
+            self.finish = self.finish or good_finish(choice.get("finish_reason"))
+        self._final = True
+
+    @property
+    def reported(self) -> dict[str, Any]:
+        """The host's last usage object, decimals exact; empty where it sent none."""
+        usage = self._answer_object().get("usage")
+        return usage if isinstance(usage, dict) else {}
+
+    @property
+    def host_cost(self) -> str | None:
+        """The host's own cost, in its currency, as the decimal text of its bytes; None where it states none."""
+        path = self._host.writes.cost
+        value = dig(self._answer_object(), path) if path else None
+        if isinstance(value, Decimal):
+            return format(value, "f")
+        return str(value) if type(value) is int else value if isinstance(value, str) else None
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the host reported figures that cannot be, or that contradict each other."""
+        try:
+            report = self._read()
+        except _Absurd:
+            return True
+        return report is not None and report.disputed
+
+    def usage(self, complete: bool) -> Usage:
+        """What was used. `complete`: the answer came to its end; else only a report that came after the finish counts as the bill."""
+        try:
+            report = self._read()
+        except _Absurd:
+            return self._counted(None)
+        if report is not None and (self._final or (complete and self.finish is not None)):
+            return self._as_reported(report)
+        return self._counted(report)
+
+    # ---- the host's figures
+
+    def _answer_object(self) -> dict[str, Any]:
+        if self._raw is not None:
+            usage, timings = self._raw
+            self._body = {"usage": _read_or_none(usage), "timings": _read_or_none(timings)}
+            self._raw = None
+        return self._body
+
+    def _read(self) -> Report | None:
+        body = self._answer_object()
+        usage = body.get("usage")
+        if usage is None or usage == {}:
+            return None
+        if not isinstance(usage, dict):
+            raise _Absurd("usage is not an object")
+        hit = self._first(body, (*self._host.writes.cached_paths, *CACHED))
+        miss = _whole(usage.get("prompt_cache_miss_tokens"), self._prompt_ceiling)
+        prompt = _whole(usage.get("prompt_tokens"), self._prompt_ceiling)
+        if prompt is None and hit is not None and miss is not None:
+            prompt = hit + miss
+        output = _whole(usage.get("completion_tokens"), self._output_ceiling)
+        if prompt is None or output is None or (hit or 0) > prompt:
+            raise _Absurd("usage lacks a count, or has more cached tokens than prompt tokens")
+        reasoning = self._first(body, REASONING)
+        # DeepInfra counts reasoning beside the answer: the output is both.
+        output += reasoning if reasoning is not None and reasoning > output else 0
+        return Report(prompt, hit, output, reasoning, disputed=None not in (hit, miss) and (hit or 0) + (miss or 0) != prompt)
+
+    def _first(self, body: dict[str, Any], paths: tuple[str, ...]) -> int | None:
+        """The first count that is there; a path starts at the answer or at its usage."""
+        for path in paths:
+            for value in (dig(body, path), dig(body["usage"], path)):
+                if value is not None:
+                    return _whole(value, self._output_ceiling)
+        return None
+
+    def _as_reported(self, report: Report) -> Usage:
+        hit_source: Source = "unknown" if report.hit is None else "reported"
+        source: Source = "counted" if report.reasoning is None else "reported"
+        reasoning = self._share(report.output) if report.reasoning is None else report.reasoning
+        return Usage(report.hit or 0, report.prompt - (report.hit or 0), report.output, reasoning, Sources(hit_source, reasoning=source))
+
+    def _share(self, output: int) -> int:
+        """Reasoning's part of a reported output, by its share of the text."""
+        total = self.reasoning.length + self.answer.length
+        return output * self.reasoning.length // total if total else 0
+
+    # ---- our own count
+
+    def _counted(self, interim: Report | None) -> Usage:
+        """Our count; a report that came before the end still says how long the prompt was."""
+        reasoning = self.reasoning.tokens
+        output = reasoning + self.answer.tokens
+        if interim is None or interim.prompt == 0:
+            return Usage(0, self._prompt_estimate, output, reasoning, Sources("unknown", "counted", "counted", "counted"))
+        hit = interim.hit or 0
+        hit_source: Source = "unknown" if interim.hit is None else "reported"
+        return Usage(
+            hit, interim.prompt - hit, max(output, interim.output), reasoning, Sources(hit_source, "reported", "counted", "counted")
+        )
+
+
+def _whole(value: Any, ceiling: int) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= ceiling:
+        raise _Absurd(f"not a count between 0 and {ceiling}")
+    return value
+
+
+def _read_or_none(raw: Raw) -> Any:
+    return read_json(raw) if raw else None
+
+
+def _add(tally: Tally, text: Any) -> None:
+    if isinstance(text, str) and text:
+        tally.add(text)
+
+
+def _call_text(message: dict[str, Any]) -> str:
+    calls = [call.get("function") for call in objects(message.get("tool_calls"))]
+    return "".join(str(call.get("name") or "") + str(call.get("arguments") or "") for call in calls if isinstance(call, dict))

@@ -1,0 +1,68 @@
+"""The policies in force: one snapshot at a time, replaced as a whole when the folder changes; a bad folder changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from datetime import datetime
+from pathlib import Path
+
+from watchfiles import awatch
+
+from gateway.clock import Clock
+from gateway.errors import PolicyError
+from gateway.policies import KINDS, Policies, load
+from gateway.policy_files import Problems, digest_of, read_folder
+
+log = logging.getLogger("faregate.policies")
+# Symlinks that lead out of the folder and network file systems send no events: the files are also looked at this often.
+_LOOK = 5_000
+
+
+class PolicyStore:
+    """Holds the snapshot in force. Take `current` once per request and use that to its end.
+
+    `error` is None, or the problems of the newest folder, which is not in force.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.folder = folder
+        self._clock = clock
+        self._turn = threading.Lock()
+        self.current: Policies = load(folder)
+        self.loaded_at: datetime = clock.now()
+        self.error: str | None = None
+
+    def reload(self) -> bool:
+        """Whether the snapshot in force is that of the folder as it is now; on False the old one stays and `error` says why."""
+        with self._turn:
+            try:
+                loaded = load(self.folder)
+            except PolicyError as error:
+                self.error = str(error)
+                log.error("policies not reloaded, %s stays in force:\n%s", self.current.digest, error)
+                return False
+            if loaded.digest != self.current.digest:
+                log.info("policies %s in force, before %s", loaded.digest, self.current.digest)
+                self.current = loaded
+                self.loaded_at = self._clock.now()
+            self.error = None
+            return True
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Reloads after every change until `stop` is set; a mounted ConfigMap's swap of its `..data` link is a change too."""
+        seen: tuple[str, tuple[str, ...]] = (self.current.digest, ())
+        folder = self.folder.absolute()
+        async for _ in awatch(folder, watch_filter=None, stop_event=stop, rust_timeout=_LOOK, yield_on_timeout=True):
+            now = await asyncio.to_thread(_look, self.folder)
+            if now != seen:
+                seen = now
+                await asyncio.to_thread(self.reload)
+
+
+def _look(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The digest of what the folder holds now, and what could not be read of it."""
+    problems = Problems()
+    files = read_folder(folder, KINDS, problems)
+    return digest_of(files), problems.lines()

@@ -1,0 +1,177 @@
+"""Receipts: from usage to the charge, its ledger row and what it would have cost elsewhere. Pure.
+
+The money contract in one place: which card's band applies at which instant, when a host's own figure is taken, how a
+charge splits into classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+
+from gateway.money import NANO, Money, Parts, charge
+from gateway.outcome import Attempt, Baseline, Billed, Hold, LedgerRow, Status
+from gateway.policies import Policies
+from gateway.prices import Band, Card
+from gateway.request import Caller, ChatRequest
+from gateway.router import Candidate, Plan
+from gateway.usage import Usage
+
+BASELINE = "o1"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one answer costs, in nano of the card's currency; `host_nano` is the host's own figure where it stated one."""
+
+    nano: int
+    parts: Parts
+    card: str
+    window: str
+    host_nano: int | None = None
+    disputed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """One request that has passed its plan: everything that its row needs and that no longer changes."""
+
+    request: ChatRequest
+    caller: Caller
+    plan: Plan
+    policies: Policies
+    started: datetime
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.plan.chosen
+
+    @property
+    def streams_upstream(self) -> bool:
+        """Whether the host is asked for a stream: because the client wants one, or because a limit must be enforced on the way."""
+        return self.request.stream or self.candidate.sanitised.stop is not None
+
+    def hold(self) -> Hold:
+        """The reservation for the most that this request can cost."""
+        chosen, deployment = self.candidate, self.candidate.deployment
+        return Hold(
+            id=self.request.id,
+            team=self.caller.team,
+            key=self.caller.key,
+            route=self.plan.route.name,
+            host=deployment.host.host,
+            model=deployment.model.model,
+            currency=chosen.card.currency,
+            nano=chosen.worst,
+            expected=chosen.expected,
+            worst=chosen.worst,
+            card=chosen.card.name,
+            policies=self.policies.digest,
+            started=self.started,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the answer ended: its status, what stopped it, whether the host may have billed, and response edits."""
+
+    status: Status
+    billed: Billed
+    stopped: str | None = None
+    edits: tuple[str, ...] = ()
+
+
+def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: bool, ended: datetime) -> Charge:
+    """The charge of this usage: the card's, or the host's own figure where its row says so and it is believable."""
+    candidate = journey.candidate
+    card, band, _ = _settled(journey, ended)
+    parts = charge(band.rates, usage.cache_hit, usage.cache_miss, usage.output)
+    host_nano = _nano_of(host_cost)
+    if candidate.deployment.host.charge_by != "reported" or host_cost is None:
+        return Charge(parts.total, parts, card.name, band.window, host_nano, disputed)
+    if host_nano is None or host_nano > max(candidate.worst, parts.total):
+        return Charge(parts.total, parts, card.name, band.window, host_nano, True)
+    return Charge(host_nano, _scaled(parts, host_nano), card.name, band.window, host_nano, disputed)
+
+
+def _settled(journey: Journey, ended: datetime) -> tuple[Card, Band, datetime]:
+    """Card, band and instant by the rule of the card that was in force at the start."""
+    deployment, card = journey.candidate.deployment, journey.candidate.card
+    return journey.policies.prices.settled(card.host, deployment.model.model, card.currency, journey.started, ended)
+
+
+def _nano_of(text: str | None) -> int | None:
+    """A host's decimal figure in nano, rounded up; None where there is none or it is no amount."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text) * NANO
+    except InvalidOperation:
+        return None
+    if not amount.is_finite() or amount < 0:
+        return None
+    return int(amount.to_integral_value(ROUND_CEILING))
+
+
+def _scaled(parts: Parts, total: int) -> Parts:
+    """The host's total, split as ours is; the parts sum to it."""
+    ours = parts.total
+    if ours == 0:
+        return Parts(0, 0, total)
+    hit = parts.cache_hit * total // ours
+    miss = parts.cache_miss * total // ours
+    return Parts(hit, miss, total - hit - miss)
+
+
+def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge | None, ended: datetime) -> LedgerRow:
+    """The row that is kept for ever; without a charge it says that certainly nothing was billed."""
+    candidate, deployment = journey.candidate, journey.candidate.deployment
+    nano = charged.nano if charged else 0
+    return LedgerRow(
+        id=journey.request.id,
+        team=journey.caller.team,
+        key=journey.caller.key,
+        route=journey.plan.route.name,
+        host=deployment.host.host,
+        model=deployment.model.model,
+        contract=deployment.contract.contract,
+        edits=(*map(str, candidate.sanitised.edits), *verdict.edits),
+        usage=usage,
+        currency=candidate.card.currency,
+        nano=nano,
+        parts=charged.parts if charged else None,
+        card=charged.card if charged else candidate.card.name,
+        window=charged.window if charged else candidate.card.band(journey.started).window,
+        policies=journey.policies.digest,
+        started=journey.started,
+        ended=ended,
+        status=verdict.status,
+        stopped=verdict.stopped,
+        attempts=(Attempt(deployment.host.host, deployment.model.model, verdict.status, verdict.billed, nano),),
+        expected_nano=candidate.expected,
+        worst_nano=candidate.worst,
+        host_nano=charged.host_nano if charged else None,
+        disputed=charged.disputed if charged else False,
+        stream=journey.request.stream,
+    )
+
+
+def baselines(policies: Policies, usage: Usage, at: datetime) -> tuple[Baseline, ...]:
+    """What the same tokens would have cost at OpenAI's o1, which bills every prompt token at its input price."""
+    card = policies.prices.baseline(at, BASELINE, "USD")
+    if card is None:
+        return ()
+    nano = charge(card.band(at).rates, 0, usage.prompt, usage.output).total
+    return (Baseline(BASELINE, "USD", nano),)
+
+
+def cache_saved(journey: Journey, usage: Usage, ended: datetime) -> int:
+    """Nano saved by cache hits against paying every prompt token as a miss."""
+    rates = _settled(journey, ended)[1].rates
+    paid = charge(rates, usage.cache_hit, usage.cache_miss, 0).total
+    return max(0, charge(rates, 0, usage.prompt, 0).total - paid)
+
+
+def money(journey: Journey, nano: int) -> Money:
+    return Money(nano, journey.candidate.card.currency)

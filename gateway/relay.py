@@ -1,0 +1,52 @@
+"""Relay: upstream bytes to the client, read on the side; back-pressure is the client's own pace.
+
+Reading stops while a send waits, so what is in flight is bounded by the two sockets' buffers and one read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from gateway.errors import UpstreamError
+from gateway.shape import StreamShape
+from gateway.upstream.port import Answer
+from gateway.watch import Watch
+
+# A whole answer larger than this is no chat completion.
+WHOLE_LIMIT = 64 * 1024 * 1024
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Sink(Protocol):
+    """Where shaped bytes go: the client, or the assembler of a whole answer."""
+
+    async def __call__(self, data: bytes) -> None: ...
+
+
+async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch) -> None:
+    """Read until the stream has ended, failed or was stopped; `shape` knows which. Raises UpstreamError or ClientGone."""
+    while not shape.over:
+        data = await watch.guard(answer.read())
+        if not data:
+            shape.end()
+            return
+        out = shape.feed(data)
+        if shape.produced:
+            watch.content_seen()
+        if out:
+            await sink(out)
+
+
+async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT) -> bytes:
+    """A whole body of at most `limit` bytes; raises UpstreamError or ClientGone."""
+    pieces: list[bytes] = []
+    size = 0
+    while data := await watch.guard(answer.read()):
+        watch.content_seen()
+        size += len(data)
+        if size > limit:
+            raise UpstreamError(f"The host's answer is larger than {limit} bytes.", dispatched=True)
+        pieces.append(data)
+    return b"".join(pieces)

@@ -1,0 +1,229 @@
+"""Replies: the three ways in which a host's answer becomes the client's: streamed, whole, or streamed upstream and assembled.
+
+Each takes the opened answer, holds back its end, and gives it after the charge is durable.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
+from gateway.dialects import HostError, read_error, read_json, write_json
+from gateway.edits import Edit, header
+from gateway.errors import ContextExceeded, FaregateError, UpstreamError
+from gateway.host_errors import overflow, refusal
+from gateway.meter import Meter
+from gateway.money import Money
+from gateway.outcome import LedgerRow
+from gateway.receipts import Journey
+from gateway.relay import collect, pump
+from gateway.shape import StreamFailure, StreamShape
+from gateway.upstream.port import Answer
+from gateway.usage import Usage
+from gateway.watch import Watch
+
+# An error body longer than this says nothing more.
+ERROR_LIMIT = 64 * 1024
+
+
+class Responder(Protocol):
+    """The client's side of one answer."""
+
+    started: bool
+    dispatched: bool
+
+    async def start_stream(self, headers: dict[str, str]) -> None: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def end(self) -> None: ...
+
+    async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None: ...
+
+    async def error(self, error: FaregateError, headers: dict[str, str] | None = None) -> None: ...
+
+
+def reply_for(journey: Journey, responder: Responder, watch: Watch) -> Reply:
+    """How this request's answer is given."""
+    kind = StreamReply if journey.request.stream else AssembledReply if journey.streams_upstream else WholeReply
+    return kind(journey, responder, watch)
+
+
+class Reply(ABC):
+    """One answer on its way to the client. `failure` is set when the host failed inside an answer with status 200."""
+
+    content_type = "application/json"
+
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
+        self._journey = journey
+        self._responder = responder
+        self._watch = watch
+        self._deployment = journey.candidate.deployment
+        self.meter = Meter(self._deployment, journey.candidate.sanitised.prompt_tokens, journey.request.answers)
+        self.failure: FaregateError | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """What of ours ended the answer early: "limit", or None."""
+        return None
+
+    @property
+    def edits(self) -> set[str]:
+        """Names of the edits made to the answer so far."""
+        return set()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the client learns of where its request went; complete as far as it is known now."""
+        chosen = self._journey.candidate
+        headers = {
+            "x-faregate-host": self._deployment.host.host,
+            "x-faregate-model": self._deployment.upstream_model,
+            "x-faregate-quote": str(Money(chosen.expected, chosen.card.currency)),
+        }
+        edits = header((*chosen.sanitised.edits, *map(Edit, sorted(self.edits))))
+        return headers | {"x-faregate-edits": edits} if edits else headers
+
+    def usage(self, complete: bool) -> Usage:
+        """What was used: reported by the host where it did, else counted."""
+        return self.meter.usage(complete)
+
+    async def take(self, answer: Answer) -> None:
+        """Read the answer; raises UpstreamError or the host's refusal as the client's error."""
+        if answer.status != 200:
+            body = await collect(answer, self._watch, ERROR_LIMIT)
+            raise refusal(self._deployment.host.host, answer.status, read_error(answer.status, body), answer.retry_after)
+        await self._take(answer)
+
+    @abstractmethod
+    async def _take(self, answer: Answer) -> None: ...
+
+    @abstractmethod
+    async def finish(self, row: LedgerRow) -> None:
+        """The end of the answer, with the price; only called after the charge is durable."""
+        ...
+
+    def _priced(self, row: LedgerRow) -> dict[str, Any] | None:
+        """The usage object that the client sees: the host's own fields, with our figures and cost."""
+        if row.usage is None:
+            return None
+        return decorate_usage(self.meter.reported, row.usage, Money(row.nano, row.currency))
+
+
+class StreamReply(Reply):
+    """Chunks as they come; the finish chunk and all after it wait for the charge."""
+
+    content_type = "text/event-stream"
+
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
+        super().__init__(journey, responder, watch)
+        self.shape = StreamShape(
+            self._deployment,
+            include_usage=journey.request.include_usage,
+            stop=journey.candidate.sanitised.stop,
+            meter=self.meter,
+            choices=journey.request.answers,
+        )
+
+    @property
+    def stopped(self) -> str | None:
+        return "limit" if self.shape.stopped else None
+
+    @property
+    def edits(self) -> set[str]:
+        return set(self.shape.edits)
+
+    async def _take(self, answer: Answer) -> None:
+        if answer.content_type != "text/event-stream":
+            raise await self._no_stream(answer)
+        await pump(answer, self.shape, self._sink, self._watch)
+        if self.shape.failure is not None:
+            self.failure = self._failed(self.shape.failure)
+
+    async def _sink(self, data: bytes) -> None:
+        if not self._responder.started:
+            await self._responder.start_stream(self.headers)
+        await self._responder.send(data)
+
+    async def finish(self, row: LedgerRow) -> None:
+        await self._sink(self.shape.tail(self._priced(row)))
+        await self._responder.end()
+
+    def _failed(self, failure: StreamFailure) -> FaregateError:
+        error = HostError(failure.status, failure.code, failure.message)
+        billed = self.meter.produced or bool(self.meter.reported)
+        if overflow(error) and not billed:
+            return ContextExceeded(failure.message)
+        return UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
+
+    async def _no_stream(self, answer: Answer) -> UpstreamError:
+        """An answer that is no stream although one was asked for: an error in a 200, or a page of a proxy."""
+        body = await collect(answer, self._watch, ERROR_LIMIT)
+        kind = answer.content_type or "no content type"
+        said = read_error(answer.status, body).message if kind == "application/json" else f"it sent {kind}"
+        return UpstreamError(f"{self._deployment.host.host} did not answer with a stream: {said}", dispatched=True, billed=False)
+
+
+class AssembledReply(StreamReply):
+    """A whole answer of a host that was asked for a stream, so that a limit of ours could end it."""
+
+    content_type = "application/json"
+
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
+        super().__init__(journey, responder, watch)
+        self._assembler = Assembler()
+
+    async def _sink(self, data: bytes) -> None:
+        self._assembler.feed_events(data)
+
+    async def finish(self, row: LedgerRow) -> None:
+        self._assembler.feed_events(self.shape.tail(None))
+        body = self._assembler.answer(self._priced(row))
+        await self._responder.whole(200, self.headers | cost_header(row), write_json(body))
+
+
+class WholeReply(Reply):
+    """One JSON body, passed on with the price in its usage; keep-alive blank lines before it too."""
+
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
+        super().__init__(journey, responder, watch)
+        self._blank = b""
+        self._body: dict[str, Any] = {}
+        self._edits: set[str] = set()
+
+    @property
+    def edits(self) -> set[str]:
+        return self._edits
+
+    async def _take(self, answer: Answer) -> None:
+        raw = await collect(answer, self._watch)
+        text = raw.lstrip()
+        self._blank = raw[: len(raw) - len(text)]
+        try:
+            body = read_json(text)
+        except ValueError:
+            raise UpstreamError(f"{self._deployment.host.host} sent no JSON.", dispatched=True, billed=False) from None
+        fault = fault_of(body)
+        if fault is not None:
+            self.failure = self._failed(fault, body)
+            return
+        self._body = body
+        self.meter.feed_answer(body)
+        self._edits = {edit.name for edit in normalise_answer(body, self._deployment)}
+
+    def _failed(self, fault: HostError, body: Any) -> FaregateError:
+        """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""
+        if isinstance(body, dict) and isinstance(body.get("usage"), dict):
+            self.meter.feed_answer(body)
+        if not self.meter.reported and not self.meter.produced:
+            return refusal(self._deployment.host.host, fault.status or 500, fault)
+        return UpstreamError(f"{self._deployment.host.host}: {fault.message}", dispatched=True)
+
+    async def finish(self, row: LedgerRow) -> None:
+        self._body["usage"] = self._priced(row)
+        await self._responder.whole(200, self.headers | cost_header(row), self._blank + write_json(self._body))
+
+
+def cost_header(row: LedgerRow) -> dict[str, str]:
+    return {"x-faregate-cost": str(Money(row.nano, row.currency))}

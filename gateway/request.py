@@ -1,0 +1,38 @@
+"""What a client asked, parsed and checked once; and who asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: a team and the public name of the key (never the key itself)."""
+
+    team: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat completion request. `body` is the checked JSON object; treat it as read-only."""
+
+    id: str
+    model: str
+    body: dict[str, Any]
+    stream: bool
+    include_usage: bool
+    beta: bool
+    size: int
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = self.body["messages"]
+        return messages
+
+    @property
+    def answers(self) -> int:
+        """How many answers were asked for at once (`n`)."""
+        n = self.body.get("n")
+        return n if type(n) is int and n > 0 else 1

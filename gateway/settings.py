@@ -1,0 +1,232 @@
+"""Settings: read once, from the environment and a .env file; a bad value ends the start with one clear line.
+
+The only module that reads the environment. Secrets are SecretStr: no repr, log or error shows one. docs/settings.md
+describes every setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+
+from gateway.money import exact_nano
+from gateway.timekeeping import Shift, parse_shift
+
+PREFIX = "FAREGATE_"
+KEY_LENGTH = 8
+PEPPER_LENGTH = 16
+TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What Kubernetes adds to a pod beside a Service named faregate; never meant for us.
+INJECTED = re.compile(r"FAREGATE_(SERVICE_(HOST|PORT).*|PORT_\d+_.*)")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used: one line for each problem, with the variable and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeamKey:
+    """One key of FAREGATE_KEYS and the team that it belongs to."""
+
+    team: str
+    key: SecretStr
+
+
+def _keys(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    found = [_team_key(pair.strip()) for pair in text.split(",") if pair.strip()]
+    if len({entry.key.get_secret_value() for entry in found}) < len(found):
+        raise ValueError("has one key twice: give every team its own")
+    return tuple(found)
+
+
+def _team_key(pair: str) -> TeamKey:
+    team, colon, key = pair.partition(":")
+    if not colon or not TEAM.fullmatch(team):
+        raise ValueError("must be team:key,team:key (a team is up to 64 letters, digits, '.', '_' or '-')")
+    if len(key) < KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(f"the key of {team} must have {KEY_LENGTH} or more printable ASCII characters without spaces")
+    return TeamKey(team, SecretStr(key))
+
+
+def _long(least: int) -> Callable[[SecretStr], SecretStr]:
+    def check(secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < least:
+            raise ValueError(f"must have {least} characters or more: make one with `openssl rand -hex 32`")
+        return secret
+
+    return check
+
+
+def _shift(text: Any) -> Any:
+    return parse_shift(text) if isinstance(text, str) else text
+
+
+def _ledger(address: SecretStr) -> SecretStr:
+    text = address.get_secret_value()
+    if not re.match(r"sqlite:///.|postgres(ql)?://.", text):
+        raise ValueError("must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+    return address
+
+
+def _redis(address: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|unix)://.", address.get_secret_value()):
+        raise ValueError("must be redis://HOST:PORT/0, rediss://… or unix://…")
+    return address
+
+
+def _ledger_down(text: str) -> str:
+    word, colon, amount = text.partition(":")
+    if text != "closed" and (word != "open" or not colon):
+        raise ValueError("must be closed or open:AMOUNT, such as open:5.00")
+    if colon:
+        exact_nano(amount)
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("must be a URL such as https://api.example.com/v1, without credentials or a query")
+    return text.rstrip("/")
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", text):
+        raise ValueError("must be a currency code such as USD or CNY")
+    return text
+
+
+def _lower(text: Any) -> Any:
+    return text.lower() if isinstance(text, str) else text
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Url = Annotated[str, AfterValidator(_url)]
+Currency = Annotated[str, AfterValidator(_currency)]
+
+
+class Settings(BaseModel):
+    """Every setting; the variable is FAREGATE_ and the name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    policies: Path | None = None
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8081
+    admin_token: Annotated[SecretStr, AfterValidator(_long(KEY_LENGTH))] | None = None
+    ledger: Annotated[SecretStr, AfterValidator(_ledger)] | None = None
+    redis: Annotated[SecretStr, AfterValidator(_redis)] | None = None
+    redis_down: Literal["ledger", "closed", "open"] = "ledger"
+    ledger_down: Annotated[str, AfterValidator(_ledger_down)] = "closed"
+    keys: Annotated[tuple[TeamKey, ...], BeforeValidator(_keys)] = ()
+    key_pepper: Annotated[SecretStr, AfterValidator(_long(PEPPER_LENGTH))] | None = None
+    store_key: Annotated[SecretStr, AfterValidator(_long(PEPPER_LENGTH))] | None = None
+    base_url: dict[str, Url] = Field(default_factory=dict)
+    currency: dict[str, Currency] = Field(default_factory=dict)
+    clock: Annotated[Shift, BeforeValidator(_shift)] | None = None
+    timeout_connect: Seconds = 5
+    timeout_first_byte: Seconds = 660
+    timeout_idle: Seconds = 120
+    timeout_total: Seconds = 3600
+    timeout_receive: Seconds = 30
+    lease: Seconds = 30
+    drain: Annotated[int, Field(ge=0, le=86_400)] = 600
+    max_body: Annotated[ByteSize, Field(ge=1024, le=1 << 30)] = ByteSize(16 << 20)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    log_format: Annotated[Literal["json", "text"], BeforeValidator(_lower)] = "json"
+
+    _environment: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Variables that begin with FAREGATE_ and are no setting, each as one line."""
+        return self._warnings
+
+    @property
+    def ledger_address(self) -> str:
+        """The ledger's URL; an SQLite file in the data folder where none is set. May hold a password: never log it."""
+        return self.ledger.get_secret_value() if self.ledger else f"sqlite:///{self.data / 'ledger.db'}"
+
+    def base_url_of(self, host: str) -> str | None:
+        """The operator's own base URL of a host, where one is set."""
+        return self.base_url.get(variable_name(host))
+
+    def currency_of(self, host: str) -> str:
+        """The currency of our account at a host."""
+        return self.currency.get(variable_name(host), "USD")
+
+    def upstream_key(self, variable: str) -> SecretStr | None:
+        """The key in the variable that a host's row names; None where it is not set."""
+        return self._environment.get(variable)
+
+
+def variable_name(host: str) -> str:
+    """A host's name as it stands in a variable: inference-net -> INFERENCE_NET."""
+    return host.upper().replace("-", "_")
+
+
+def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """The settings of this environment; a variable wins over the file, an empty one counts as absent. Raises SettingsError."""
+    values = _merged(os.environ if environ is None else environ, env_file)
+    fields, unknown = _sorted(values)
+    try:
+        settings = Settings.model_validate(fields)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_problem(entry) for entry in error.errors())) from None
+    settings._environment.update({name: SecretStr(value) for name, value in values.items() if not name.startswith(PREFIX)})
+    settings._warnings = tuple(map(_advice, unknown))
+    return settings
+
+
+def _merged(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
+    try:
+        from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file}: cannot be read ({type(error).__name__}). Remedy: make it readable UTF-8.") from None
+    both = {**from_file, **{name: value for name, value in environ.items() if value}}
+    return {name: value.strip() for name, value in both.items() if value and value.strip()}
+
+
+def _sorted(values: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Values by field, and the variables that belong to none."""
+    fields: dict[str, Any] = {"base_url": {}, "currency": {}}
+    unknown = []
+    for variable, value in values.items():
+        if not variable.startswith(PREFIX) or INJECTED.fullmatch(variable) or value.startswith("tcp://"):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        group = next((group for group in ("base_url", "currency") if name.startswith(group + "_")), None)
+        if group:
+            fields[group][name.removeprefix(group + "_").upper()] = value
+        elif name in Settings.model_fields and name not in fields:
+            fields[name] = value
+        else:
+            unknown.append(variable)
+    return fields, unknown
+
+
+def _advice(variable: str) -> str:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable, known, 1)
+    return f"{variable} is no setting and has no effect." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _problem(entry: Any) -> str:
+    """One line for one problem. The value is not shown: it may be a secret."""
+    variable = PREFIX + "_".join(str(part) for part in entry["loc"][:2]).upper()
+    reason = entry["msg"].removeprefix("Value error, ")
+    return f"{variable}: {reason[:1].lower()}{reason[1:]}. See docs/settings.md."

@@ -1,0 +1,81 @@
+"""Keys: three headers, one key, one caller; and nothing of a key in any answer."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.errors import FaregateError, InvalidKey, InvalidRequest
+from gateway.front.auth import Keys, pepper_for
+
+KEY = b"sk-correct-horse"
+KEYS = Keys([("search", SecretStr(KEY.decode())), ("ads", SecretStr("sk-battery-staple"))], b"pepper")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {b"authorization": b"Bearer " + KEY},
+        {b"authorization": b"bearer  " + KEY + b" "},
+        {b"x-api-key": KEY},
+        {b"api-key": KEY},
+        {b"authorization": b"Bearer " + KEY, b"x-api-key": KEY, b"api-key": KEY},
+        {b"authorization": b"Bearer " + KEY, b"x-api-key": b""},
+    ],
+)
+def test_each_of_the_three_headers_names_the_caller(headers: dict[bytes, bytes]) -> None:
+    assert KEYS.authenticate(headers).team == "search"
+
+
+def test_the_public_name_of_a_key_is_its_team_and_six_digits_of_the_digest() -> None:
+    caller = KEYS.authenticate({b"api-key": KEY})
+    team, _, digits = caller.key.rpartition("-")
+    assert team == "search" and len(digits) == 6 and int(digits, 16) >= 0
+    assert Keys([("search", SecretStr(KEY.decode()))], b"another pepper").authenticate({b"api-key": KEY}).key != caller.key
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({}, InvalidKey),
+        ({b"authorization": b""}, InvalidKey),
+        ({b"authorization": b"Bearer"}, InvalidKey),
+        ({b"authorization": b"Bearer "}, InvalidKey),
+        ({b"authorization": b"Basic " + KEY}, InvalidKey),
+        ({b"authorization": KEY}, InvalidKey),
+        ({b"authorization": b"Bearer sk-wrong-horse"}, InvalidKey),
+        ({b"authorization": b"Bearer " + KEY[:-1]}, InvalidKey),
+        ({b"authorization": b"Bearer " + KEY + b"x"}, InvalidKey),
+        ({b"authorization": b"Bearer ' OR 1=1--"}, InvalidKey),
+        ({b"authorization": b"Bearer \xe9"}, InvalidKey),
+        ({b"api-key": b"\xff\xfe"}, InvalidKey),
+        ({b"api-key": b"k" * 100_000}, InvalidKey),
+        ({b"authorization": b"Bearer " + KEY, b"x-api-key": b"sk-battery-staple"}, InvalidRequest),
+        ({b"x-api-key": KEY, b"api-key": b"sk-wrong-horse"}, InvalidRequest),
+    ],
+)
+def test_what_is_no_key_or_two_keys_is_refused_without_repeating_it(headers: dict[bytes, bytes], error: type[FaregateError]) -> None:
+    with pytest.raises(error) as refusal:
+        KEYS.authenticate(headers)
+    assert "horse" not in refusal.value.message and "1=1" not in refusal.value.message
+
+
+def test_neither_a_key_nor_the_pepper_shows_in_a_repr() -> None:
+    assert "horse" not in repr(vars(KEYS)["_callers"])
+
+
+def test_a_pepper_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    made = pepper_for(None, tmp_path / "data")
+    assert len(made) == 64
+    assert pepper_for(None, tmp_path / "data") == made
+    assert pepper_for(None, tmp_path / "other") != made
+    assert stat.S_IMODE((tmp_path / "data" / "key-pepper").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["key-pepper"]
+
+
+def test_a_configured_pepper_is_used(tmp_path: Path) -> None:
+    assert pepper_for(SecretStr("a pepper of one's own"), tmp_path) == b"a pepper of one's own"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,559 @@
+"""The embedded ledger: one charge for each request whatever happens, in groups, and nothing half written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger import operations
+from gateway.ledger.columns import request_columns, request_row
+from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
+from gateway.ledger.sqlite import SqliteLedger, check_sqlite
+from gateway.ledger.verify import INVARIANTS, verify
+from gateway.ledger.writer import BATCH, Writer
+from gateway.money import Parts
+from gateway.outcome import Attempt, Hold, LedgerRow
+from gateway.usage import Sources, Usage
+
+AT = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
+HOLD = Hold("r1", "search", "search-1a2b3c", "r", "deepseek", "deepseek-v4-pro", "USD", 900, 500, 900, "card", "9f", AT)
+ROW = LedgerRow(
+    id="r1",
+    team="search",
+    key="search-1a2b3c",
+    route="r",
+    host="deepseek",
+    model="deepseek-v4-pro",
+    contract="deepseek-v4-pro",
+    edits=("max_tokens=9000->8192", "drop_user"),
+    usage=Usage(64, 10, 30, 12, Sources(reasoning="unknown")),
+    currency="USD",
+    nano=400,
+    parts=Parts(50, 150, 200),
+    card="card",
+    window="peak",
+    policies="9f",
+    started=AT,
+    ended=AT + timedelta(seconds=3, microseconds=1),
+    status="ok",
+    stopped=None,
+    attempts=(Attempt("gmi", "v4", "upstream_error", "none", 0), Attempt("deepseek", "deepseek-v4-pro", "ok", "known", 400)),
+    expected_nano=500,
+    worst_nano=900,
+    host_nano=399,
+    disputed=True,
+    stream=True,
+)
+RELEASED = replace(ROW, nano=0, usage=None, parts=None, status="client_error", attempts=())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
+    ledger = SqliteLedger(path)
+    await ledger.start()
+    yield ledger
+    problems = await ledger.verify()
+    await ledger.close()
+    assert problems == []
+
+
+def look(path: Path, query: str) -> list[tuple[apsw.SQLiteValue, ...]]:
+    connection = apsw.Connection(str(path))
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+def locked(path: Path) -> apsw.Connection:
+    """Another process's write transaction, as far as the ledger can tell."""
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(5000)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+async def expired_hold(path: Path) -> None:
+    """A hold whose lease was over at once, and the reaper that found it."""
+    brief = SqliteLedger(path, lease=1e-6)
+    await brief.start()
+    await brief.hold(HOLD)
+    async with asyncio.timeout(10):
+        while await brief.request("r1") is None:
+            await brief.reap()
+    await brief.close()
+
+
+# -- one request
+
+
+async def test_a_settled_request_reads_back_as_it_was_written(ledger: SqliteLedger) -> None:
+    await ledger.hold(HOLD)
+    assert await ledger.request("r1") is None
+
+    assert await ledger.settle(ROW)
+
+    assert await ledger.request("r1") == ROW
+
+
+async def test_a_released_request_keeps_its_row_and_costs_nothing(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    await ledger.release(RELEASED)
+
+    assert await ledger.request("r1") == RELEASED
+    assert look(path, "SELECT * FROM entry") == []
+
+
+usages = st.builds(
+    lambda hit, miss, output, reasoning, source: Usage(hit, miss, output + reasoning, reasoning, Sources(source, source, source, source)),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.sampled_from(["reported", "counted", "unknown"]),
+)
+instants = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+
+
+@given(
+    usage=st.none() | usages,
+    parts=st.none() | st.builds(Parts, *[st.integers(0, 2**40)] * 3),
+    started=instants,
+    edits=st.lists(st.text(max_size=20)).map(tuple),
+    stopped=st.none() | st.text(max_size=20),
+    host_nano=st.none() | st.integers(0, 2**62),
+    flags=st.tuples(st.booleans(), st.booleans()),
+)
+def test_no_row_loses_anything_in_columns(
+    usage: Usage | None,
+    parts: Parts | None,
+    started: datetime,
+    edits: tuple[str, ...],
+    stopped: str | None,
+    host_nano: int | None,
+    flags: tuple[bool, bool],
+) -> None:
+    row = replace(ROW, usage=usage, parts=parts, started=started, edits=edits, stopped=stopped, host_nano=host_nano)
+    row = replace(row, disputed=flags[0], stream=flags[1])
+    assert request_row(request_columns(row)) == row
+
+
+# -- the states of a hold
+
+
+async def arrange(ledger: SqliteLedger, path: Path, state: State) -> None:
+    if state == "expired":
+        await expired_hold(path)
+        return
+    await ledger.hold(HOLD)
+    if state == "settled":
+        await ledger.settle(replace(ROW, nano=300, parts=Parts(0, 100, 200)))
+    elif state == "released":
+        await ledger.release(RELEASED)
+
+
+# (state, event): the state after it, the kinds of all entries, and the charge. What expired was charged its expected 500.
+AFTER: dict[tuple[State, Event], tuple[State, list[tuple[str, int]], int]] = {
+    ("held", "settle"): ("settled", [("settle", 400)], 400),
+    ("held", "release"): ("released", [], 0),
+    ("expired", "settle"): ("settled", [("expire", 500), ("adjust", -100)], 400),
+    ("expired", "release"): ("released", [("expire", 500), ("adjust", -500)], 0),
+    ("released", "settle"): ("settled", [("adjust", 400)], 400),
+    ("settled", "settle"): ("settled", [("settle", 300)], 300),
+    ("settled", "release"): ("settled", [("settle", 300)], 300),
+    ("released", "release"): ("released", [], 0),
+}
+
+
+@pytest.mark.parametrize(("state", "event"), AFTER)
+async def test_a_hold_ends_once_and_late_truth_is_an_adjusting_entry(
+    ledger: SqliteLedger, path: Path, state: State, event: Event
+) -> None:
+    await arrange(ledger, path, state)
+
+    if event == "settle":
+        assert await ledger.settle(ROW) is ((state, event) in TRANSITIONS)
+    else:
+        await ledger.release(RELEASED)
+
+    state_after, entries, charge = AFTER[state, event]
+    assert look(path, "SELECT state FROM hold") == [(state_after,)]
+    assert look(path, "SELECT kind, nano FROM entry ORDER BY seq") == entries
+    row = await ledger.request("r1")
+    assert row is not None and row.nano == charge
+
+
+def test_the_table_of_states_leaves_settled_for_nothing() -> None:
+    asked = {(state, event) for state, event in AFTER if (state, event) in TRANSITIONS}
+    assert asked | {("held", "expire")} == set(TRANSITIONS)
+    assert {step.to for step in TRANSITIONS.values()} <= set(get_args(State))
+    assert not [event for state, event in TRANSITIONS if state == "settled"]
+
+
+async def test_an_expired_hold_is_charged_what_was_expected_and_marked(ledger: SqliteLedger, path: Path) -> None:
+    await expired_hold(path)
+
+    row = await ledger.request("r1")
+
+    assert row is not None
+    assert (row.nano, row.status, row.stopped, row.usage, row.parts) == (500, "gateway_error", "expired", None, None)
+    assert look(path, "SELECT kind, nano, source FROM entry") == [("expire", 500, "estimate")]
+
+
+async def test_of_many_settles_at_once_exactly_one_has_an_effect(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+
+    answers = await asyncio.gather(*(ledger.settle(replace(ROW, ended=AT + timedelta(seconds=n))) for n in range(50)))
+
+    assert answers.count(True) == 1
+    assert look(path, "SELECT sum(nano), count(*) FROM entry") == [(400, 1)]
+
+
+async def test_a_charge_above_its_hold_is_recorded_and_shows_as_an_overrun(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+
+    assert await ledger.settle(replace(ROW, nano=1000, parts=Parts(0, 0, 1000)))
+
+    assert look(path, "SELECT * FROM overrun") == [("r1", "USD", 100)]
+
+
+async def test_an_explicit_charge_of_zero_is_settled(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    assert await ledger.settle(replace(ROW, nano=0, parts=Parts(0, 0, 0), usage=Usage(0, 0, 0)))
+    assert look(path, "SELECT kind, nano, source FROM entry") == [("settle", 0, "reported")]
+
+
+async def test_counted_usage_is_marked_in_the_entry(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    await ledger.settle(replace(ROW, usage=Usage(0, 10, 20, 0, Sources("unknown", "counted", "counted", "counted"))))
+    assert look(path, "SELECT source FROM entry") == [("counted",)]
+
+
+async def test_the_hold_of_the_next_attempt_takes_the_place_of_the_first(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+
+    await ledger.extend(replace(HOLD, host="gmi", model="v4", nano=2000, worst=2000, currency="CNY"))
+
+    assert look(path, "SELECT host, model, nano, currency, state FROM hold") == [("gmi", "v4", 2000, "CNY", "held")]
+    assert await ledger.settle(replace(ROW, currency="CNY"))
+    with pytest.raises(HoldError):
+        await ledger.extend(HOLD)
+
+
+async def test_what_contradicts_the_hold_is_refused_and_changes_nothing(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    before = look(path, "SELECT * FROM hold")
+
+    for wrong in (
+        ledger.hold(replace(HOLD, nano=1)),
+        ledger.settle(replace(ROW, currency="CNY")),
+        ledger.settle(replace(ROW, id="unknown")),
+        ledger.release(replace(RELEASED, id="unknown")),
+        ledger.release(ROW),
+    ):
+        with pytest.raises(HoldError):
+            await wrong
+
+    assert look(path, "SELECT * FROM hold") == before
+    assert look(path, "SELECT count(*) FROM request") == [(0,)]
+
+
+# -- leases, by the database's clock alone
+
+
+async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: SqliteLedger, path: Path) -> None:
+    db = apsw.Connection(str(path))
+    db.set_busy_timeout(5000)
+    operations.hold(db, 1000, replace(HOLD, id="mine"), "me", 30)
+    operations.hold(db, 1000, replace(HOLD, id="yours"), "you", 30)
+
+    assert operations.renew(db, 1020, "me", 30) == 1
+
+    assert operations.reap(db, 1029) == 0
+    assert operations.reap(db, 1030) == 1
+    assert db.execute("SELECT rid, state FROM hold ORDER BY rid").fetchall() == [("mine", "held"), ("yours", "expired")]
+    assert operations.reap(db, 1049) == 0
+    assert operations.reap(db, 1050) == 1
+    db.close()
+
+
+async def test_the_reaper_works_in_bounded_steps_until_nothing_is_overdue(ledger: SqliteLedger, path: Path) -> None:
+    db = locked(path)
+    for number in range(operations.REAP + 50):
+        operations.hold(db, 0, replace(HOLD, id=f"r{number}"), "gone", 1)
+    assert operations.reap(db, 1) == operations.REAP
+    db.execute("COMMIT")
+    db.close()
+
+    await ledger.reap()
+
+    assert look(path, "SELECT state, count(*) FROM hold GROUP BY state") == [("expired", operations.REAP + 50)]
+
+
+async def test_a_lease_goes_on_while_its_ledger_lives(path: Path) -> None:
+    # Leases of 60 ms, and 20 rounds of upkeep: without renewal the hold would be expired by then.
+    ledger = SqliteLedger(path, lease=0.06)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    (first,) = look(path, "SELECT expires FROM hold")
+
+    async with asyncio.timeout(10):
+        while look(path, "SELECT expires - 400000 FROM hold") < [first]:
+            await asyncio.sleep(0.01)
+
+    assert await ledger.settle(ROW)
+    assert look(path, "SELECT kind FROM entry") == [("settle",)]
+    await ledger.close()
+
+
+async def test_the_hold_of_a_caller_that_left_while_it_waited_ends_released(ledger: SqliteLedger, path: Path) -> None:
+    lock = locked(path)
+    holding = asyncio.create_task(ledger.hold(HOLD))
+    await asyncio.sleep(0)
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    lock.execute("COMMIT")
+    lock.close()
+
+    async with asyncio.timeout(10):
+        while look(path, "SELECT state FROM hold") != [("released",)]:
+            await asyncio.sleep(0)
+
+    assert look(path, "SELECT count(*) FROM request") == [(0,)]
+
+
+# -- groups
+
+
+async def test_500_requests_at_once_share_a_few_commits(ledger: SqliteLedger, path: Path) -> None:
+    async def one(number: int) -> None:
+        await ledger.hold(replace(HOLD, id=f"r{number}"))
+        assert await ledger.settle(replace(ROW, id=f"r{number}"))
+
+    before = ledger.commits
+    await asyncio.gather(*(one(number) for number in range(500)))
+
+    assert 2 * 500 / BATCH <= ledger.commits - before <= 100
+    assert look(path, "SELECT count(*), sum(nano) FROM entry") == [(500, 500 * 400)]
+
+
+async def test_only_groups_with_a_charge_are_flushed(ledger: SqliteLedger) -> None:
+    await asyncio.gather(*(ledger.hold(replace(HOLD, id=f"r{number}")) for number in range(20)))
+    await ledger.release(replace(RELEASED, id="r0"))
+    assert ledger.flushes == 0
+
+    await ledger.settle(replace(ROW, id="r1"))
+    assert ledger.flushes == 1
+
+
+async def test_an_operation_that_fails_half_way_leaves_nothing_and_harms_no_neighbour(ledger: SqliteLedger, path: Path) -> None:
+    ids = [f"r{number}" for number in range(40)]
+    await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
+
+    # An amount that no 64-bit column takes fails after the hold's state was written; a second hold is refused.
+    rows = [replace(ROW, id=id, nano=2**70 if id == "r20" else 400) for id in ids]
+    settles = (ledger.settle(row) for row in rows)
+    answers = await asyncio.gather(ledger.hold(replace(HOLD, id="r7")), *settles, return_exceptions=True)
+
+    assert isinstance(answers[0], HoldError)
+    assert isinstance(answers[21], OverflowError)
+    assert answers.count(True) == 39
+    assert look(path, "SELECT rid FROM hold WHERE state = 'held'") == [("r20",)]
+    assert look(path, "SELECT count(*) FROM entry") == [(39,)]
+    assert await ledger.settle(replace(ROW, id="r20"))
+
+
+async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(path: Path) -> None:
+    db = apsw.Connection(str(path))
+    db.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").fetchall()
+    pages = db.pragma("page_count")
+    db.pragma("max_page_count", pages)
+    writer = Writer(db, asyncio.get_running_loop())
+
+    def fill(db: apsw.Connection, _now: int) -> None:
+        db.execute("INSERT INTO t VALUES (zeroblob(20000))")
+
+    answers = await asyncio.gather(*(writer.submit(fill, durable=True) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [LedgerUnavailable] * 3
+    assert "/" not in str(answers[0])
+
+    db.pragma("max_page_count", 10_000)
+    await writer.submit(fill, durable=True)
+    await writer.close()
+    assert look(path, "SELECT count(*) FROM t") == [(1,)]
+
+
+async def test_reading_goes_on_while_writing_waits(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    await ledger.settle(ROW)
+    lock = locked(path)
+    waiting = asyncio.create_task(ledger.hold(replace(HOLD, id="r2")))
+
+    assert await ledger.request("r1") == ROW
+    assert not waiting.done()
+
+    lock.execute("COMMIT")
+    lock.close()
+    await waiting
+
+
+async def test_close_commits_what_was_submitted_and_then_refuses(path: Path) -> None:
+    ledger = SqliteLedger(path)
+    await ledger.start()
+    holds = [asyncio.create_task(ledger.hold(replace(HOLD, id=f"r{number}"))) for number in range(300)]
+    await asyncio.sleep(0)
+
+    await ledger.close()
+
+    await asyncio.gather(*holds)
+    assert look(path, "SELECT count(*) FROM hold") == [(300,)]
+    with pytest.raises(LedgerUnavailable):
+        await ledger.hold(HOLD)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.request("r1")
+
+
+# -- questions
+
+
+async def test_the_newest_requests_come_first(ledger: SqliteLedger) -> None:
+    for number, id in enumerate("abc"):
+        await ledger.hold(replace(HOLD, id=id))
+        await ledger.settle(replace(ROW, id=id, ended=AT + timedelta(seconds=-number)))
+
+    assert [row.id for row in await ledger.requests(2)] == ["a", "b"]
+
+
+async def test_spend_sums_by_group_and_never_over_currencies(ledger: SqliteLedger) -> None:
+    cases = [("a", "search", "USD", 0), ("b", "search", "USD", 1), ("c", "search", "CNY", 0), ("d", "ads", "USD", 0), ("e", "ads", "USD", 2)]
+    for id, team, currency, days in cases:
+        await ledger.hold(replace(HOLD, id=id, team=team, currency=currency))
+        await ledger.settle(replace(ROW, id=id, team=team, currency=currency, ended=AT + timedelta(days=days)))
+
+    spend = await ledger.spend("team", AT, AT + timedelta(days=2))
+    assert spend == [Spend("ads", "USD", 400, 1), Spend("search", "CNY", 400, 1), Spend("search", "USD", 800, 2)]
+    spend = await ledger.spend("day", AT, AT + timedelta(days=3))
+    assert [(one.group, one.currency, one.nano) for one in spend] == [
+        ("2026-11-20", "CNY", 400),
+        ("2026-11-20", "USD", 800),
+        ("2026-11-21", "USD", 400),
+        ("2026-11-22", "USD", 400),
+    ]
+    assert await ledger.spend("host", AT + timedelta(days=3), AT + timedelta(days=4)) == []
+
+
+async def test_every_operation_reports_how_long_it_took(path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    ledger = SqliteLedger(path, on_commit=lambda op, seconds: told.append((op, seconds)))
+    await ledger.start()
+    await ledger.hold(HOLD)
+    await ledger.settle(ROW)
+    await ledger.close()
+
+    assert {op for op, _ in told} >= {"hold", "settle"}
+    assert all(seconds >= 0 for _, seconds in told)
+
+
+# -- the file
+
+
+@pytest.mark.parametrize("statement", ["UPDATE entry SET nano = 1", "DELETE FROM entry"])
+async def test_entries_are_append_only(ledger: SqliteLedger, path: Path, statement: str) -> None:
+    await ledger.hold(HOLD)
+    await ledger.settle(ROW)
+    with pytest.raises(apsw.ConstraintError, match="append-only"):
+        look(path, statement)
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [("3.40.1", False), ("3.51.2", False), ("3.51.3", True), ("3.54.1", True), ("3.100.0", True), ("4.0.0", True), ("3.9.9", False)],
+)
+def test_a_sqlite_with_the_wal_reset_bug_is_refused(version: str, good: bool) -> None:
+    if good:
+        check_sqlite(version)
+    else:
+        with pytest.raises(LedgerUnavailable, match=version):
+            check_sqlite(version)
+
+
+async def test_a_file_of_another_version_or_kind_is_refused(tmp_path: Path) -> None:
+    look(tmp_path / "newer.db", "PRAGMA user_version = 99")
+    (tmp_path / "text.db").write_text("not a database, but long enough to be taken for one" * 40)
+    (tmp_path / "file").touch()
+
+    for path in (tmp_path / "newer.db", tmp_path / "text.db", tmp_path / "file" / "ledger.db"):
+        ledger = SqliteLedger(path)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.start()
+        await ledger.close()
+
+
+async def test_two_gateways_on_one_new_file_both_start(path: Path) -> None:
+    ledgers = [SqliteLedger(path) for _ in range(4)]
+    await asyncio.gather(*(ledger.start() for ledger in ledgers))
+
+    await asyncio.gather(*(ledger.hold(replace(HOLD, id=str(number))) for number, ledger in enumerate(ledgers)))
+
+    assert look(path, "SELECT count(DISTINCT owner) FROM hold") == [(4,)]
+    for ledger in ledgers:
+        await ledger.close()
+
+
+# What somebody might do to a file, and the words that name it.
+HARM = {
+    "UPDATE request SET nano = nano + 1": "its entries do not sum to its charge",
+    "UPDATE request SET output_nano = 0": "its parts do not sum to its charge",
+    "UPDATE request SET cache_hit_nano = NULL": "its parts do not sum to its charge",
+    "INSERT INTO entry VALUES ('r1', 2, 'settle', 0, 'USD', 'none', 0)": "it was settled or expired more than once",
+    "INSERT INTO entry VALUES ('r1', 2, 'expire', 0, 'USD', 'none', 0)": "it was both settled and expired",
+    "UPDATE hold SET state = 'held'": "its hold is open, yet it was charged",
+    "DROP TRIGGER entry_is_not_deleted; DELETE FROM entry": "its hold is closed, yet it has no entry",
+    "DELETE FROM request": "its hold is closed, yet it has no row",
+    "DELETE FROM hold": "it has no hold",
+    "UPDATE hold SET currency = 'CNY'": "its currencies differ",
+    "UPDATE hold SET state = 'released'": "it was released, yet it costs something",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+async def test_verify_names_what_is_wrong(path: Path, harm: str) -> None:
+    ledger = SqliteLedger(path)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    await ledger.settle(ROW)
+    await ledger.close()
+    assert verify(path) == []
+
+    look(path, harm)
+
+    assert any(f"request r1: {HARM[harm]}" in problem for problem in verify(path))
+
+
+def test_verify_tests_every_invariant() -> None:
+    assert set(HARM.values()) == set(INVARIANTS)
+
+
+def test_verify_says_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be taken for one" * 40)
+    assert verify(tmp_path / "none.db") == [f"there is no ledger at {tmp_path / 'none.db'}"]
+    assert "cannot be read" in verify(tmp_path / "text.db")[0]
+    assert not (tmp_path / "none.db").exists()
+
+

@@ -1,0 +1,96 @@
+"""The receive deadline: a request arrives whole in time or its connection closes; an answer is never timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.raw_http import Connection, FakeExchange, chat, connected, front_with, post, served
+
+DEADLINE = 0.3
+LATEST = 3.0
+STREAM = post(chat("stream"))
+GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+async def closes(client: Connection) -> bytes:
+    """What still comes; fails unless the server closes within LATEST seconds, and not before the deadline."""
+    begun = time.monotonic()
+    async with asyncio.timeout(LATEST):
+        rest = await client.reader.read()
+    assert time.monotonic() - begun > DEADLINE / 2
+    return rest
+
+
+async def drip(client: Connection, data: bytes) -> None:
+    """One byte at a time, for ever slower than the deadline."""
+    for byte in data:
+        await client.send(bytes([byte]))
+        await asyncio.sleep(DEADLINE / 5)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: te", post(chat())[:-5], post(chat(), key="wrong-key-000")[:-5]],
+    ids=["nothing", "half a header section", "half a body", "half a body of a refused request"],
+)
+async def test_a_request_that_stays_half_is_closed(sent: bytes) -> None:
+    async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(sent)
+        await closes(client)
+
+
+@pytest.mark.parametrize("sent", [b"GET /healthz HTTP/1.1\r\nHost: " + b"a" * 200, post(chat()) + b"x"], ids=["headers", "body"])
+async def test_a_request_that_drips_is_closed_at_the_deadline(sent: bytes) -> None:
+    async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
+        dripping = asyncio.create_task(drip(client, sent))
+        await closes(client)
+        dripping.cancel()
+
+
+async def test_a_slow_second_request_on_a_kept_connection_is_closed() -> None:
+    async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(post(chat()))
+        assert (await client.answer()).status == 200
+        await client.send(post(chat())[:40])
+        assert await closes(client) == b""
+
+
+async def test_a_half_request_pipelined_behind_a_whole_one_is_closed_after_its_answer() -> None:
+    async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(GET + post(chat())[:-5])
+        assert (await client.answer()).status == 200
+        assert await closes(client) == b""
+
+
+@pytest.mark.parametrize("behind", [b"", post(chat())[:40], post(chat())[:-5]], ids=["nothing", "half headers", "half a body"])
+async def test_a_stream_longer_than_the_deadline_is_whole_whatever_waits_behind_it(behind: bytes) -> None:
+    exchange = FakeExchange(chunks=6, paced=True)
+    async with served(front_with(exchange), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(STREAM + behind)
+        for _ in range(6):
+            await asyncio.sleep(DEADLINE / 3)
+            exchange.proceed.release()
+        answer = await client.answer()
+        assert answer.body == b"".join(b"data: %d\n\n" % number for number in range(6))
+
+
+async def test_an_idle_kept_connection_is_not_timed_by_the_deadline() -> None:
+    async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(GET)
+        await client.answer()
+        await asyncio.sleep(DEADLINE * 2)
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+
+
+async def test_a_client_that_leaves_is_noticed_with_a_request_pipelined_behind() -> None:
+    exchange = FakeExchange(chunks=1000)
+    async with served(front_with(exchange)) as port:
+        async with connected(port) as client:
+            await client.send(post(chat("wait")) + GET)
+            await exchange.begun.wait()
+        async with asyncio.timeout(LATEST):
+            await exchange.left.wait()

@@ -1,0 +1,105 @@
+"""Deadlines and departures: which wait is interrupted, with what, and that nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import UpstreamTimeout
+from gateway.upstream.port import Deadlines
+from gateway.watch import ClientGone, Watch
+
+LONG = 60.0
+SHORT = 0.02
+
+
+async def forever() -> bytes:
+    return await asyncio.get_running_loop().create_future()
+
+
+async def soon(value: bytes) -> bytes:
+    await asyncio.sleep(0)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "opened", "content", "phase"),
+    [
+        (Deadlines(LONG, SHORT, LONG, LONG), False, False, "to the first token"),
+        (Deadlines(LONG, LONG, SHORT, LONG), True, True, "between two reads"),
+        (Deadlines(LONG, LONG, LONG, SHORT), True, True, "in all"),
+        (Deadlines(LONG, SHORT, LONG, LONG), True, False, "to the first token"),
+    ],
+)
+async def test_a_wait_that_exceeds_its_phase_names_it(deadlines: Deadlines, opened: bool, content: bool, phase: str) -> None:
+    watch = Watch(deadlines)
+    if opened:
+        watch.opened()
+    if content:
+        watch.content_seen()
+    with pytest.raises(UpstreamTimeout, match=phase) as caught:
+        await watch.guard(forever())
+    assert caught.value.dispatched
+    watch.close()
+
+
+async def test_bytes_restart_the_idle_limit_but_not_the_first_token_limit() -> None:
+    watch = Watch(Deadlines(LONG, 0.1, 0.05, LONG))
+    watch.opened()
+    reads = 0
+    with pytest.raises(UpstreamTimeout, match="to the first token"):
+        while True:
+            await watch.guard(asyncio.sleep(0.02))
+            reads += 1
+    assert reads >= 3
+    watch.close()
+
+
+async def test_a_client_that_leaves_ends_the_wait_at_once() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    asyncio.get_running_loop().call_soon(watch.client_left)
+    with pytest.raises(ClientGone):
+        await watch.guard(forever())
+    watch.close()
+
+
+async def test_a_departure_outside_a_wait_is_told_at_the_next_one() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    watch.client_left()
+    assert await soon(b"settled") == b"settled"
+    with pytest.raises(ClientGone):
+        await watch.guard(soon(b"more"))
+    watch.close()
+
+
+async def test_a_slow_client_is_not_an_idle_host() -> None:
+    watch = Watch(Deadlines(LONG, LONG, SHORT, LONG))
+    watch.opened()
+    watch.content_seen()
+    await asyncio.sleep(4 * SHORT)
+    assert await watch.guard(soon(b"still here")) == b"still here"
+    watch.close()
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    async def ride() -> None:
+        watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+        try:
+            await watch.guard(forever())
+        finally:
+            watch.close()
+
+    task = asyncio.create_task(ride())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_time_spent_waiting_is_told_from_our_own() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    await watch.guard(asyncio.sleep(SHORT))
+    await asyncio.sleep(SHORT)
+    assert SHORT * 0.5 <= watch.waited < SHORT * 1.9
+    watch.close()
