@@ -1,4 +1,4 @@
-"""`make bench`: direct, nginx, Faregate and, when installed, LiteLLM proxy and Portkey, one after the other, in front of the same canned host.
+"""`make bench`: direct, nginx, Faregate and, when installed, LiteLLM proxy and Portkey, each in its turn before the same canned host.
 
 Each server runs alone on one core; the load generator and the host share the other. Prints a table and one JSON line;
 `--write` puts the table into docs/performance.md.
@@ -53,8 +53,9 @@ class Row:
 
 
 def body(text: str = "", stream: bool = False, history: Sequence[dict[str, str]] = ()) -> str:
-    messages = [{"role": "system", "content": "You are a clerk at a fare gate."}, *history, {"role": "user", "content": f"What is the fare? {text}"}]
-    shown: dict[str, Any] = {"model": "deepseek-flash", "messages": messages, "max_tokens": 4000}
+    system = {"role": "system", "content": "You are a clerk at a fare gate."}
+    question = {"role": "user", "content": f"What is the fare? {text}"}
+    shown: dict[str, Any] = {"model": "deepseek-flash", "messages": [system, *history, question], "max_tokens": 4000}
     if stream:
         shown |= {"stream": True, "stream_options": {"include_usage": True}}
     return json.dumps(shown)

@@ -12,29 +12,40 @@ from typing import Any
 Figures = dict[str, Any]
 
 COLUMNS = (
-    ("server", lambda row, direct: row["name"]),
-    ("CPU per small request, µs", lambda row, direct: _own(row, f"{row['cpu_us']:,.0f}")),
-    ("requests per second", lambda row, direct: f"{row['rps']:,.0f}"),
-    ("added p50 / p99, ms", lambda row, direct: _own(row, f"{row['p50_ms'] - direct['p50_ms']:.2f} / {row['p99_ms'] - direct['p99_ms']:.2f}")),
-    ("256 KB prompt adds CPU, ms", lambda row, direct: _own(row, f"{row['large_us'] / 1000:.2f}")),
-    ("CPU per burst chunk, µs", lambda row, direct: _own(row, f"{row['burst_us']:.2f}")),
-    ("CPU per paced chunk, µs", lambda row, direct: _own(row, f"{row['paced_us']:.1f}")),
-    ("paced streams held", lambda row, direct: f"{row['held']}"),
-    ("memory idle / after load, MB", lambda row, direct: _own(row, f"{row['idle_mb']:.0f} / {row['loaded_mb']:.0f}")),
-    ("ready after, s", lambda row, direct: _own(row, f"{row['ready_s']:.2f}")),
+    "server",
+    "CPU per small request, µs",
+    "requests per second",
+    "added p50 / p99, ms",
+    "256 KB prompt adds CPU, ms",
+    "CPU per burst chunk, µs",
+    "CPU per paced chunk, µs",
+    "paced streams held",
+    "memory idle / after load, MB",
+    "ready after, s",
 )
 
 
-def _own(row: Figures, text: str) -> str:
+def _cells(row: Figures, direct: Figures) -> list[str]:
     """The direct row has no server of its own, so no CPU, memory or start."""
-    return "–" if row["name"] == "direct" else text
+    if row is direct:
+        return ["direct", "-", f"{row['rps']:,.0f}", "-", "-", "-", "-", str(row["held"]), "-", "-"]
+    return [
+        row["name"],
+        f"{row['cpu_us']:,.0f}",
+        f"{row['rps']:,.0f}",
+        f"{row['p50_ms'] - direct['p50_ms']:.2f} / {row['p99_ms'] - direct['p99_ms']:.2f}",
+        f"{row['large_us'] / 1000:.2f}",
+        f"{row['burst_us']:.2f}",
+        f"{row['paced_us']:.1f}",
+        str(row["held"]) if row["held"] else "fewer than 50",
+        f"{row['idle_mb']:.0f} / {row['loaded_mb']:.0f}",
+        f"{row['ready_s']:.2f}",
+    ]
 
 
 def table(rows: Sequence[Figures]) -> str:
-    direct = rows[0]
-    lines = ["| " + " | ".join(title for title, _ in COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
-    lines += ["| " + " | ".join(cell(row, direct) for _, cell in COLUMNS) + " |" for row in rows]
-    return "\n".join(lines)
+    lines = [COLUMNS, ["---", *["--:"] * (len(COLUMNS) - 1)], *(_cells(row, rows[0]) for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def ratios(rows: Sequence[Figures]) -> list[str]:
@@ -49,27 +60,33 @@ def ratios(rows: Sequence[Figures]) -> list[str]:
         ("idle, MB", ours["idle_mb"], 110.0),
     ]
     if peer := by.get("LiteLLM"):
-        judged += [("CPU per small request, µs (1/40 of LiteLLM)", ours["cpu_us"], peer["cpu_us"] / 40)]
-        judged += [("CPU per burst chunk, µs (1/100 of LiteLLM)", ours["burst_us"], peer["burst_us"] / 100)]
+        judged += [("CPU per small request, µs (1/40 of LiteLLM's)", ours["cpu_us"], peer["cpu_us"] / 40)]
+        judged += [("CPU per burst chunk, µs (1/100 of LiteLLM's)", ours["burst_us"], peer["burst_us"] / 100)]
     if peer := by.get("Portkey"):
-        judged += [("CPU per small request, µs (1/4 of Portkey)", ours["cpu_us"], peer["cpu_us"] / 4)]
+        judged += [("CPU per small request, µs (1/4 of Portkey's)", ours["cpu_us"], peer["cpu_us"] / 4)]
     return [f"{'met' if got <= most else 'MISSED'}: {what}: {got:,.2f}, at most {most:,.2f}" for what, got, most in judged]
 
 
 def _machine() -> str:
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, Python {platform.python_version()}"
 
 
 def page(rows: Sequence[Figures], missing: Sequence[str]) -> str:
-    verdicts = "\n".join(f"- {line}" for line in ratios(rows)) or "- Faregate was not measured."
-    others = "".join(f"\n- {line}" for line in missing)
-    return PAGE.format(date=datetime.now(UTC).date(), machine=_machine(), table=table(rows), verdicts=verdicts, held=rows[0]["held"], others=others)
+    return PAGE.format(
+        date=datetime.now(UTC).date(),
+        machine=_machine(),
+        table=table(rows),
+        verdicts="\n".join(f"- {line}" for line in ratios(rows)) or "- Faregate was not measured.",
+        held=rows[0]["held"],
+        others="".join(f"\n- {line.splitlines()[0]}" for line in missing),
+    )
 
 
 PAGE = """# Performance
 
-Written by `make bench-write` on {date}; run it again rather than trust it. Ratios carry over to other machines, absolute figures do not.
+Written by `make bench-write` on {date}. Run it again rather than trust it: ratios carry over to other machines, absolute figures do not.
 
 {table}
 
@@ -79,15 +96,20 @@ Written by `make bench-write` on {date}; run it again rather than trust it. Rati
 
 ## Conditions
 
-- Machine: {machine}. It is shared, so figures move by a tenth or two from run to run.
-- Every server runs alone, as one process or worker, pinned to one core; the load generator and the model host (canned bytes, DeepSeek's shape) share the other.
-- CPU is user and system time of the server's process, its threads and its children, read from `/proc/PID/stat` at both ends of the measured window.
-- Faregate runs with everything on: keys, contracts, edits, prices, the embedded ledger with a durable commit for each request, metrics. nginx is a plain
-  proxy with kept-alive connections and no buffering. LiteLLM 1.106.2 has one worker, a master key, and no database, so it keeps no ledger. Portkey 1.15.2
-  runs on Node 22, without keys, budgets or a ledger.
-- Requests per second: 16 connections, each sends its next request when the last answer is whole. For direct and nginx it is the generator's core that is full.
+- Machine: {machine}. Its cores are shared, so figures move by a tenth or two from run to run.
+- Every server runs alone, as one process or worker, pinned to one core. The load generator and the model host, which answers
+  canned bytes in DeepSeek's shape, share the other core.
+- CPU is user and system time of the server's process, its threads and its children, read from `/proc/PID/stat` at both ends of
+  the measured window, after a warm-up of twice the window.
+- Faregate runs with everything on: keys, contracts, edits, prices, metrics, and the embedded ledger with a durable commit for
+  each request. nginx is a plain proxy with kept-alive connections and no buffering. LiteLLM 1.106.2 has one worker, a master
+  key and no database, so it keeps no ledger. Portkey 1.15.2 runs on Node 22, without keys, budgets or ledger.
+- Requests per second: 16 connections, each of which sends its next request when the last answer is whole. For direct and nginx
+  it is the generator's core that is full.
 - Latency: one connection; direct's own is taken off.
-- Paced streams: a chunk each 20 ms on 32 streams at once. "Held" is the most streams, of 50, 100, 200, 400 and 800, whose chunks came within 40 ms of
-  each other 99 times of 100. The generator and the host themselves hold {held}: no server can show more here.
-- Memory is resident memory of the whole process family; ready is the time from the start of the process to the first 200 of its health check.{others}
+- Paced streams: a chunk each 20 ms, on 32 streams at once. "Held" is the most streams, of 50, 100, 200, 400 and 800, whose
+  chunks came within 40 ms of each other 99 times of 100. The generator and the host by themselves hold {held}: no server can
+  show more here.
+- Memory is resident memory of all of a server's processes. "Ready" is the time from the start of the process to the first 200
+  of its health check.{others}
 """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date
 from typing import Literal
 
 from pydantic import Field
 
-from gateway.rows import Row
+from gateway.rows import Problem, Row
 
 Counts = Literal["answer", "total"]
 
@@ -53,11 +54,16 @@ class Thinking(Row):
     switch: Literal["none", "thinking"] = "none"
     default: Literal["on", "off"] = "off"
     efforts: tuple[str, ...] = ()
-    effort_aliases: dict[str, str] = Field(default_factory=dict, description="other names of an effort -> one of efforts; `none` turns thinking off")
+    effort_aliases: dict[str, str] = Field(
+        default_factory=dict, description="other names of an effort -> one of efforts; `none` turns thinking off"
+    )
 
 
 class Rule(Row):
-    """A value of one field that is refused with the vendor's reason. A value is a string, or an object's `type`."""
+    """A value of one field that is refused with the vendor's reason. A value is a string, or an object's `type`.
+
+    `values` are refused, or all but those `allowed`; with neither, the field itself is.
+    """
 
     field: str
     values: tuple[str | int | bool, ...] | None = None
@@ -113,3 +119,34 @@ class Contract(Row):
     @property
     def can_think(self) -> bool:
         return self.thinking.default == "on" or self.thinking.switch != "none"
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _limit_problems(self)
+        yield from _field_problems(self.fields)
+        for alias, effort in self.thinking.effort_aliases.items():
+            if effort not in (*self.thinking.efforts, "none"):
+                yield ("thinking", "effort_aliases", alias), f"`{effort}` is none of the efforts {', '.join(self.thinking.efforts)}"
+
+
+def _limit_problems(contract: Contract) -> Iterator[Problem]:
+    if contract.context.tokens < 1:
+        yield ("context", "tokens"), "a context has at least 1 token"
+    limits: tuple[tuple[tuple[str, ...], MaxTokens | ThinkingLimit | None], ...] = (
+        (("max_tokens",), contract.max_tokens),
+        (("max_tokens", "thinking"), contract.max_tokens.thinking),
+    )
+    for path, limit in limits:
+        if limit is not None and not 1 <= (limit.default or 1) <= limit.max:
+            yield path, f"the default {limit.default} is not between 1 and the max {limit.max}"
+
+
+def _field_problems(fields: Fields) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for kind in ("passed", "ignored", "dropped", "renamed", "refused"):
+        for name in getattr(fields, kind):
+            if name in seen:
+                yield ("fields", kind, name), f"`{name}` is both {seen[name]} and {kind}. Hint: keep one"
+            seen.setdefault(name, kind)
+    for index, rule in enumerate(fields.rules):
+        if rule.values is not None and rule.allowed is not None:
+            yield ("fields", "rules", index), "a rule has `values`, which are refused, or `allowed`, not both"

@@ -135,7 +135,7 @@ class _Course:
             # After the dispatch nothing may escape unsettled, our own mistakes least of all.
             log.exception("request %s failed inside the gateway", self._request.id)
             failure = bug
-        row = self._row(journey, reply, failure)
+        row, charged = self._row(journey, reply, failure)
         try:
             await self._settle(row)
         except FaregateError as error:
@@ -144,7 +144,7 @@ class _Course:
         if stopping is not None:
             raise stopping
         await self._finish(reply, row, failure)
-        self._observe(journey, row, watch, failure)
+        self._observe(journey, row, charged, watch, failure)
 
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
         account = self._ports.accounts(journey.policies).of(journey.candidate.deployment)
@@ -165,7 +165,7 @@ class _Course:
             return failure
         return reply.failure
 
-    def _row(self, journey: Journey, reply: Reply, failure: Exception | None) -> LedgerRow:
+    def _row(self, journey: Journey, reply: Reply, failure: Exception | None) -> tuple[LedgerRow, Charge | None]:
         """The row of what happened: the charge of what the host reported or, where it did not, of what we counted."""
         ended = self._ports.clock.now()
         billed = failure.billed if isinstance(failure, FaregateError) else True
@@ -175,7 +175,8 @@ class _Course:
         if usage is not None:
             charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
         known: Billed = "none" if usage is None else "known" if usage.reported else "possible"
-        return receipts.row(journey, Verdict(_status(failure, reply), known, reply.stopped, edits), usage, charged, ended)
+        verdict = Verdict(_status(failure, reply), known, reply.stopped, edits)
+        return receipts.row(journey, verdict, usage, charged, ended), charged
 
     async def _settle(self, row: LedgerRow) -> None:
         if row.usage is None:
@@ -211,7 +212,7 @@ class _Course:
             )
         )
 
-    def _observe(self, journey: Journey, row: LedgerRow, watch: Watch, failure: Exception | None) -> None:
+    def _observe(self, journey: Journey, row: LedgerRow, charged: Charge | None, watch: Watch, failure: Exception | None) -> None:
         duration = self._ports.clock.monotonic() - self._arrived
         first = watch.first_content
         self._ports.observer.observe(
@@ -228,7 +229,7 @@ class _Course:
                 first_token=None if first is None else first - self._arrived,
                 row=row,
                 baselines=receipts.baselines(journey.policies, row.usage, row.started) if row.usage else (),
-                cache_saved_nano=receipts.cache_saved(journey, row.usage, row.ended) if row.usage else 0,
+                cache_saved_nano=charged.saved_by_hits(row.usage) if charged and row.usage else 0,
                 error=failure.code if isinstance(failure, FaregateError) else None,
             )
         )

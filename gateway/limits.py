@@ -16,6 +16,7 @@ from gateway.hosts import Deployment
 
 # In the order in which they count when several are sent: the newer names always mean the total.
 FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+MARGIN = 64
 
 
 class RouteRules(Protocol):
@@ -64,12 +65,17 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The limit in the client's meaning; `written` is its own number, None where its contract's default stands in."""
+    """The limit in the client's meaning; `written` is its own number, None where its contract's default stands in.
+
+    `firm`: what must fit the context beside the prompt. A default does not count, nor does the contract's own maximum: it means
+    "as much as there is", and where it equals the context (R1-0528) it could never fit.
+    """
 
     tokens: int
     counts: Counts
     field: str | None = None
     written: int | None = None
+    firm: int = 0
 
 
 def limit(body: Mapping[str, Any], case: Case) -> Limit:
@@ -78,7 +84,7 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     Raises InvalidRequest for a number that no contract takes (or the route refuses), ContextExceeded where it certainly cannot fit.
     """
     asked = _asked(body, case)
-    _check_context(case, asked.tokens if asked and asked.written is not None else 0)
+    _check_context(case, asked.firm if asked else 0)
     if asked is None or (asked.written is None and _has_default(case)):
         return _unlimited(case, asked)
     sent, stop, squeezed = _translated(asked, case)
@@ -86,24 +92,30 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     return Limit(sent, stop, _most(sent, case), squeezed, case.prompt + sent <= case.target.context, edits)
 
 
+def given(body: Mapping[str, Any]) -> list[str]:
+    """The names under which the request limits its output; null is no limit."""
+    return [field for field in FIELDS if body.get(field) is not None]
+
+
 def _asked(body: Mapping[str, Any], case: Case) -> Asked | None:
-    given = [field for field in FIELDS if body.get(field) is not None]
-    if not given:
+    names = given(body)
+    if not names:
         default = _range(case.client.max_tokens, case.thinking)[0]
         return None if default is None else Asked(default, case.client.max_tokens.counts)
-    field = given[0]
-    for other in given[1:]:
+    field = names[0]
+    for other in names[1:]:
         if body[other] != body[field]:
             raise InvalidRequest(f"{other} and {field} contradict each other: send one of them.", param=other)
     counts: Counts = case.client.max_tokens.counts if field == "max_tokens" else "total"
-    return Asked(_in_range(field, body[field], counts, case), counts, field, body[field])
+    number, top = body[field], _top(case.client.max_tokens, counts, case.thinking)
+    _check_range(field, number, top, case.route)
+    return Asked(min(number, top), counts, field, number, firm=number if number < top else 0)
 
 
-def _in_range(field: str, number: Any, counts: Counts, case: Case) -> int:
-    top = _top(case.client.max_tokens, counts, case.thinking)
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1 or (number > top and case.route.out_of_range == "refuse"):
+def _check_range(field: str, number: Any, top: int, route: RouteRules) -> None:
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or number < 1 or (number > top and route.out_of_range == "refuse"):
         raise InvalidRequest(f"Invalid {field} value, the valid range of {field} is [1, {top}]", param=field)
-    return min(number, top)
 
 
 def _range(rules: MaxTokens, thinking: bool) -> tuple[int | None, int]:
@@ -142,20 +154,27 @@ def _unlimited(case: Case, asked: Asked | None) -> Limit:
 
 def _translated(asked: Asked, case: Case) -> tuple[int, StopRule | None, bool]:
     """(number to send, where we stop, squeezed)."""
-    want, stop = asked.tokens, None
-    if case.thinking and asked.counts != case.target.counts:
-        stop = StopRule(asked.counts, asked.tokens)
-        if asked.counts == "answer":
-            want += case.client.max_tokens.reasoning_max
+    if not case.thinking or asked.counts == case.target.counts:
+        sent = _sent(asked, asked.tokens, case)
+        return sent, None, sent < asked.tokens
+    if asked.counts == "answer":
+        sent = _sent(asked, asked.tokens + case.client.max_tokens.reasoning_max, case)
+        # A total at or below the limit keeps the answer below it without us, but thinking may leave nothing of it.
+        squeezed = sent <= asked.tokens
+        return sent, None if squeezed else StopRule("answer", asked.tokens), squeezed
+    sent = _sent(asked, asked.tokens, case)
+    beside = case.target.contract.max_tokens.reasoning_max
+    enough = beside and sent + beside <= asked.tokens
+    return sent, None if enough else StopRule("total", asked.tokens), bool(enough) and sent + beside < asked.tokens
+
+
+def _sent(asked: Asked, want: int, case: Case) -> int:
+    """`want` within the deployment's range. What is not firm gives way to a long prompt, with room for the estimate's error."""
     sent = min(want, _room(case))
-    # Only what the client did not ask for itself gives way to a long prompt.
-    own = asked.tokens if asked.written is not None else 1
-    if sent > own:
-        sent = max(own, min(sent, case.target.context - case.prompt))
-    if stop is not None and stop.counts == "answer" and sent <= stop.tokens:
-        # The host's total keeps the answer below the limit already, but thinking may leave nothing of it.
-        return sent, None, sent <= asked.tokens
-    return sent, stop, sent < asked.tokens
+    if sent <= asked.firm:
+        return sent
+    left = case.target.context - case.prompt - case.prompt // 8 - MARGIN
+    return max(asked.firm, 1, min(sent, left))
 
 
 def _most(number: int, case: Case) -> int:
@@ -186,15 +205,15 @@ def _edits(body: Mapping[str, Any], asked: Asked, sent: int, target: Deployment)
         edits.append(changed("max_tokens", "none" if asked.written is None else asked.written, sent))
     if asked.field is not None and asked.field != target.host.reads.max_tokens:
         edits.append(renamed(asked.field))
-    edits.extend(dropped(field) for field in FIELDS if field in body and field not in (asked.field, target.host.reads.max_tokens))
+    edits.extend(dropped(field) for field in given(body) if field not in (asked.field, target.host.reads.max_tokens))
     return edits
 
 
 def write(body: dict[str, Any], limit: Limit, target: Deployment) -> None:
     """Puts the limit into `body` (changed in place) under the name that the host reads, and removes its other names."""
     name = target.host.reads.max_tokens
-    for field in FIELDS:
-        if field in body and (field != name or limit.sent is None):
+    for field in given(body):
+        if field != name:
             del body[field]
     if limit.sent is not None:
         body[name] = limit.sent

@@ -33,6 +33,7 @@ KNOWN_FIELDS: Final = frozenset(
     " thinking thinking_budget tool_choice tools top_k top_logprobs top_p user verbosity web_search_options".split()
 )
 
+_DAY: Final = 86_400
 _REQUEST = ("team", "route", "host", "model")
 _ANSWER = ("route", "host", "model")
 
@@ -68,7 +69,7 @@ FAMILIES: Final = (
     Family("gauge", "faregate_host_up", ("host", "model"), "Whether a deployment is in use (1) or left out after failures (0)."),
     Family("gauge", "faregate_policies_info", ("digest",), "The policies in force."),
     Family("gauge", "faregate_card_verified", ("card",), "Whether a rate card was checked against the vendor's list (1) or not (0)."),
-    Family("gauge", "faregate_calendar_days_left", ("calendar",), "Days until a calendar of public holidays ends; negative once it has."),
+    Family("gauge", "faregate_calendar_left_seconds", ("calendar",), "Time until a calendar of holidays ends; negative once it has."),
     Family("histogram", "faregate_time_to_first_token_seconds", _ANSWER, "From arrival to the first content sent.", REQUEST_BUCKETS),
     Family("histogram", "faregate_request_duration_seconds", _ANSWER, "From arrival to the end of the answer.", REQUEST_BUCKETS),
     Family("histogram", "faregate_overhead_seconds", _ANSWER, "The part of the duration that the gateway itself spent.", OVERHEAD_BUCKETS),
@@ -144,7 +145,7 @@ class Metrics:
         self._host_up = _Labelled(gauge("host_up"))
         self._policies_info = _Labelled(gauge("policies_info"))
         self._card_verified = _Labelled(gauge("card_verified"))
-        self._calendar_days = _Labelled(gauge("calendar_days_left"))
+        self._calendar_left = _Labelled(gauge("calendar_left_seconds"))
         self._first_token = histogram("time_to_first_token")
         self._duration = histogram("request_duration")
         self._overhead = histogram("overhead")
@@ -223,14 +224,14 @@ class Metrics:
         """Say what is in force now: the snapshot's cards and digest, and how far its calendars reach."""
         today = self._clock.now().date()
         if policies.digest != self._described:
-            for family in (self._policies_info, self._card_verified, self._calendar_days):
+            for family in (self._policies_info, self._card_verified, self._calendar_left):
                 family.clear()
             self._policies_info(policies.digest).set(1)
             for card in policies.prices.cards():
                 self._card_verified(card.name).set(card.verified)
             self._described = policies.digest
         for calendar in policies.calendars.values():
-            self._calendar_days(calendar.name).set(calendar.days_left(today))
+            self._calendar_left(calendar.name).set(calendar.days_left(today) * _DAY)
 
     def _route(self, name: str) -> str:
         return name if self._policies.current.route(name) is not None else OTHER
@@ -262,4 +263,3 @@ def _source(usage: Usage) -> str:
 def _units(nano: int) -> float:
     """Whole units of the currency, for display only: no decision about money is made from it."""
     return nano / NANO
-

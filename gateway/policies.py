@@ -82,10 +82,12 @@ class Policies:
                 yield f"calendar {calendar.name} is known for {left} more days, until {calendar.known_until}: add the days of the next year"
 
     def _card_warnings(self, at: datetime) -> Iterator[str]:
-        cards = {card.name: card for card in self.prices.cards() if card.start <= at and (card.end is None or at < card.end)}
-        for card in cards.values():
-            if not card.verified:
-                yield f"card {card.name} rests on an unverified source: {card.source}"
+        sources: dict[str, list[str]] = {}
+        for card in self.prices.cards():
+            if not card.verified and card.start <= at and (card.end is None or at < card.end):
+                sources.setdefault(card.source, []).append(card.name)
+        for source, names in sources.items():
+            yield f"unverified prices in force, from {source}: {', '.join(dict.fromkeys(names))}"
 
 
 def default_folder() -> Path:

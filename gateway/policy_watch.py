@@ -16,18 +16,18 @@ from gateway.policies import KINDS, Policies, load
 from gateway.policy_files import Problems, digest_of, read_folder
 
 log = logging.getLogger("faregate.policies")
-# Symlinks that lead out of the folder and network file systems send no events: the files are also looked at this often.
-_LOOK = 5_000
 
 
 class PolicyStore:
     """Holds the snapshot in force. Take `current` once per request and use that to its end.
 
-    `error` is None, or the problems of the newest folder, which is not in force.
+    `error` is None, or the problems of the newest folder, which is not in force. Links that lead out of the folder and
+    network file systems send no events, so `watch` also looks at the files every `look` seconds.
     """
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, look: float = 5.0) -> None:
         self.folder = folder
+        self._look_ms = int(look * 1000)
         self._clock = clock
         self._turn = threading.Lock()
         self.current: Policies = load(folder)
@@ -54,7 +54,7 @@ class PolicyStore:
         """Reloads after every change until `stop` is set; a mounted ConfigMap's swap of its `..data` link is a change too."""
         seen: tuple[str, tuple[str, ...]] = (self.current.digest, ())
         folder = self.folder.absolute()
-        async for _ in awatch(folder, watch_filter=None, stop_event=stop, rust_timeout=_LOOK, yield_on_timeout=True):
+        async for _ in awatch(folder, watch_filter=None, stop_event=stop, rust_timeout=self._look_ms, yield_on_timeout=True):
             now = await asyncio.to_thread(_look, self.folder)
             if now != seen:
                 seen = now

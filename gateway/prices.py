@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from gateway.calendars import Calendar
 from gateway.clock import instant_text
@@ -63,10 +63,14 @@ def _hours(text: str) -> str:
     return text
 
 
-DecimalText = Annotated[str, AfterValidator(_decimal)]
-Price = Annotated[str, AfterValidator(_price)]
+def _pattern(pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern.pattern}$"})
+
+
+DecimalText = Annotated[str, AfterValidator(_decimal), _pattern(_DECIMAL)]
+Price = Annotated[str, AfterValidator(_price), _pattern(_DECIMAL)]
 Zone = Annotated[str, AfterValidator(_zone)]
-Hours = Annotated[str, AfterValidator(_hours)]
+Hours = Annotated[str, AfterValidator(_hours), _pattern(_HOURS)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
-from gateway.money import NANO, Money, Parts, charge
+from gateway.money import MILLION, NANO, Parts, charge
 from gateway.outcome import Attempt, Baseline, Billed, Hold, LedgerRow, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
@@ -28,9 +28,14 @@ class Charge:
     nano: int
     parts: Parts
     card: str
-    window: str
+    band: Band
     host_nano: int | None = None
     disputed: bool = False
+
+    def saved_by_hits(self, usage: Usage) -> int:
+        """Nano saved against paying every cached token as a miss; 0 where a hit is not cheaper."""
+        cheaper = self.band.rates.cache_miss - self.band.rates.cache_hit
+        return max(0, usage.cache_hit * cheaper // MILLION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +94,10 @@ def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: 
     parts = charge(band.rates, usage.cache_hit, usage.cache_miss, usage.output)
     host_nano = _nano_of(host_cost)
     if candidate.deployment.host.charge_by != "reported" or host_cost is None:
-        return Charge(parts.total, parts, card.name, band.window, host_nano, disputed)
+        return Charge(parts.total, parts, card.name, band, host_nano, disputed)
     if host_nano is None or host_nano > max(candidate.worst, parts.total):
-        return Charge(parts.total, parts, card.name, band.window, host_nano, True)
-    return Charge(host_nano, _scaled(parts, host_nano), card.name, band.window, host_nano, disputed)
+        return Charge(parts.total, parts, card.name, band, host_nano, True)
+    return Charge(host_nano, _scaled(parts, host_nano), card.name, band, host_nano, disputed)
 
 
 def _settled(journey: Journey, ended: datetime) -> tuple[Card, Band, datetime]:
@@ -142,7 +147,7 @@ def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge
         nano=nano,
         parts=charged.parts if charged else None,
         card=charged.card if charged else candidate.card.name,
-        window=charged.window if charged else candidate.card.band(journey.started).window,
+        window=charged.band.window if charged else candidate.card.band(journey.started).window,
         policies=journey.policies.digest,
         started=journey.started,
         ended=ended,
@@ -164,14 +169,3 @@ def baselines(policies: Policies, usage: Usage, at: datetime) -> tuple[Baseline,
         return ()
     nano = charge(card.band(at).rates, 0, usage.prompt, usage.output).total
     return (Baseline(BASELINE, "USD", nano),)
-
-
-def cache_saved(journey: Journey, usage: Usage, ended: datetime) -> int:
-    """Nano saved by cache hits against paying every prompt token as a miss."""
-    rates = _settled(journey, ended)[1].rates
-    paid = charge(rates, usage.cache_hit, usage.cache_miss, 0).total
-    return max(0, charge(rates, 0, usage.prompt, 0).total - paid)
-
-
-def money(journey: Journey, nano: int) -> Money:
-    return Money(nano, journey.candidate.card.currency)

@@ -25,7 +25,10 @@ class Row(BaseModel):
 def _utc(at: datetime) -> datetime:
     if at.tzinfo is None:
         raise ValueError("has no time zone: write it as 2026-11-20T02:00:00Z")
-    return at.astimezone(UTC)
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from None
 
 
 Instant = Annotated[datetime, AfterValidator(_utc)]

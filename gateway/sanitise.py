@@ -57,7 +57,7 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     body["model"] = target.upstream_model
     body["messages"] = rewriter.rewrite(request.messages)
     settled, switch_edits = thinking.write(body, wish, switch, target)
-    field_edits = fields.sift(body, target, switch.on, settled | set(limits.FIELDS))
+    field_edits = fields.sift(body, target, switch.on, settled.union(limits.given(body)))
     prompt = _prompt_tokens(body, target, switch.on)
     limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt))
     limits.write(body, limit, target)

@@ -67,8 +67,10 @@ class Held:
 class Allowance:
     """How much text still fits under a limit of tokens: exact, yet it counts only when the limit may be near."""
 
-    # A token cut out of its text can merge differently; no merge moves the count by more.
+    # Text that is still to come can change how the last characters split, by a few tokens at most.
     SLACK = 4
+    # Characters of a long word.
+    WORD = 32
 
     def __init__(self, tokens: int, tokenizer: Literal["deepseek", "none"]) -> None:
         self._limit = tokens
@@ -80,33 +82,43 @@ class Allowance:
         self._bytes = 0
         self.spent = tokens <= 0
 
+    def fits(self, text: str) -> bool:
+        """Whether all of `text` certainly fits; then it is taken. A token has at least one byte, so bytes are the first bound."""
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        if self._chunks + 1 >= self._limit or self._counted + self._bytes + size + self.SLACK >= self._limit:
+            return False
+        self._chunks += 1
+        self._bytes += size
+        self._waiting.append(text)
+        return True
+
     def take(self, text: str) -> str:
         """The part of `text` (not empty) that fits; sets `spent` once nothing more does."""
         if self.spent:
             return ""
-        self._chunks += 1
-        self._waiting.append(text)
-        self._bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-        if self._chunks < self._limit and self._counted + self._bytes + self.SLACK < self._limit:
-            return text
-        return self._take_exactly(text)
+        return text if self.fits(text) else self._take_exactly(text)
 
     def _take_exactly(self, text: str) -> str:
-        self._counter.feed("".join(self._waiting))
+        self._counter.feed("".join((*self._waiting, text)))
         self._waiting.clear()
         self._bytes = 0
+        self._chunks += 1
         self._counted = self._counter.count
         self.spent = max(self._counted, self._chunks) >= self._limit
         return text if self._counted <= self._limit else self._cut(text, self._counted - self._limit)
 
     def _cut(self, text: str, excess: int) -> str:
-        """The longest beginning of `text` that has `excess` tokens less than the whole."""
+        """The longest beginning of `text` that has at least `excess` tokens less than the whole."""
         room = self._tokens(text) - excess
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._tokens(text[:middle]) <= room else (low, middle - 1)
-        return text[:low]
+        # Inside a word the count rises and falls again: a longer beginning may have fewer tokens.
+        start = max(0, low - self.WORD)
+        room -= self._tokens(text[:start])
+        ends = range(min(len(text), low + self.WORD), low, -1)
+        return text[: next((end for end in ends if self._tokens(text[start:end]) <= room), low)]
 
     def _tokens(self, text: str) -> int:
         counter = TextCounter(self._tokenizer)
@@ -122,6 +134,13 @@ class Side:
         self.finish: str | None = None
         self._stop = stop
         self._allowance = Allowance(stop.tokens, deployment.contract.tokenizer) if stop else None
+
+    def fits(self, reasoning: str, content: str) -> bool:
+        """Whether a piece of one text certainly fits under the limit; then it is taken."""
+        if self._allowance is None or self._stop is None:
+            return True
+        text = content or (reasoning if self._stop.counts == "total" else "")
+        return not text or self._allowance.fits(text)
 
     def limit(self, part: Part, calls: str) -> None:
         """Cut `part` (in place) where the limit is reached; `calls` is the text of its tool calls."""
@@ -154,8 +173,8 @@ class StreamShape:
         self._splitter = Splitter()
         self._sides = {0: Side(deployment, stop)}
         self._held: list[Held] = []
-        # Whether a chunk may pass unread but for its text: no limit, no inline tags, no finish yet.
-        self._quick = stop is None and self._sides[0].splitter is None
+        # Whether a chunk may pass unread but for its text: no inline tags, no finish yet.
+        self._quick = self._sides[0].splitter is None
         self._answer, self._reasoning = meter.answer.add, meter.reasoning.add
         self._cut = False
         self.done = False
@@ -243,7 +262,7 @@ class StreamShape:
         if (reasoning and content) or (delta.reasoning_details and not reasoning):
             return None
         patched = patch(event, delta)
-        if patched is None:
+        if patched is None or not (self._stop is None or self._sides[0].fits(reasoning or "", content or "")):
             return None
         if patched is not event:
             self.edits.add("normalise_stream")

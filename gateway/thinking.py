@@ -214,7 +214,7 @@ def _replace(body: dict[str, Any], form: str, out: dict[str, Any], wish: Wish, e
             yield _change(form, written, wanted)
         return
     extra = {key: value for key, value in written.items() if key not in KWARGS} if form == "chat_template_kwargs" else {}
-    if form == "thinking_budget" or (extra and len(extra) == len(written)):
+    if (form == "thinking_budget" and written != 0) or (extra and len(extra) == len(written)):
         return
     del body[form]
     if extra:

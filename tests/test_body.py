@@ -102,7 +102,7 @@ REFUSED = [
     *((f'"{name}":null', name) for name in sorted(STEERING)),
 ]
 
-MESSAGE_CASES = [
+MESSAGE_CASES: list[tuple[Any, str]] = [
     (None, "messages"),
     ({}, "messages"),
     ([], "messages"),
@@ -265,7 +265,9 @@ def test_a_refusal_repeats_no_prompt() -> None:
         ({}, b"max_tokens", InvalidRequest),
     ],
 )
-def test_headers_and_query_carry_nothing_that_steers(headers: dict[bytes, bytes], query: bytes, refused: type[FaregateError] | None) -> None:
+def test_headers_and_query_carry_nothing_that_steers(
+    headers: dict[bytes, bytes], query: bytes, refused: type[FaregateError] | None
+) -> None:
     if refused is None:
         check_headers(headers, query)
         return

@@ -82,6 +82,7 @@ def test_anchors_may_be_used_twice() -> None:
         ("fruit: a\npeel: {thick: yes}\n", '2: `peel.thick`: should be a valid boolean, not "yes"'),
         ("fruit: a\npeel: {colour: rad}\n", "2: `peel.colour`: should be 'green' or 'red', not \"rad\""),
         ("fruit: a\npicked: 2026-01-01T00:00:00\n", "2: `picked`: has no time zone: write it as 2026-11-20T02:00:00Z"),
+        ("fruit: a\npicked: 0001-01-01T00:00:00+14:00\n", "2: `picked`: lies outside the years 1 to 9999 in UTC"),
         ("fruit: a\nfew:\n  - x\n  - 5\n", '4: `few.1`: should be a text, not the number 5. Hint: write it in quotes, "5"'),
         ("fruit: a\nnames: 5\n", "2: `names`: should be a text or a valid array, not 5"),
         ("fruit: a\npeels:\n  - x\n  - {thik: true}\n", "4: `thik` is not a known key. Hint: did you mean `thick`?"),
@@ -202,7 +203,7 @@ def test_a_digest_is_the_same_whatever_the_order() -> None:
         {"a.yaml": b"2", "b.yaml": b"1"},
         {"a.yaml": b"1", "c.yaml": b"2"},
         {"a.yaml": b"1 ", "b.yaml": b"2"},
-        {"a.yaml": b"1\x00b.yaml\x002"},
+        {"a.yaml": b"1b.yaml\x002"},
     ],
 )
 def test_a_digest_changes_with_every_path_and_byte(files: dict[str, bytes]) -> None:

@@ -354,6 +354,8 @@ DEARER = row(card="c2", per_million={"cache_hit": "2", "cache_miss": "8", "outpu
         ([row(), DEARER], "2026-01-31T23:59:58", 1, "standard 1/10/20", "over before the next card"),
         ([row(until="2026-02-01T00:00:00Z")], "2026-01-31T23:59:58", 600, "standard 1/10/20", "the last card goes on"),
         ([row(windows=[window(zone="Europe/Berlin")])], "2026-10-25T00:00", 7200, "peak 20/20/40", "clocks change in between"),
+        ([row(windows=[window(hours=["02:00-02:30"], zone="Europe/Berlin")])], "2026-10-25T00:45", 1500, "peak 20/20/40", "02:10 again"),
+        ([row(windows=[window(hours=["00:00-01:00"])]), DEARER], "2026-01-31T23:59:59", 1, "standard 2/10/30", "a peak cut off"),
     ],
 )
 def test_the_dearest_band_that_can_be_reached(rows: list[CardRow], start: str, seconds: int, band: str, why: str) -> None:

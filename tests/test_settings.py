@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.settings import Settings, SettingsError, load
 from gateway.timekeeping import Shift
@@ -116,6 +117,12 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_shows_no_secret(nam
     assert error.value.__cause__ is None and error.value.__suppress_context__
 
 
+def test_even_the_validator_s_own_text_shows_no_value() -> None:
+    with pytest.raises(ValidationError) as error:
+        Settings.model_validate({"ledger": SECRET, "port": SECRET})
+    assert SECRET not in str(error.value)
+
+
 def test_every_bad_value_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         settings(PORT="x", LEASE="y")
@@ -163,6 +170,10 @@ def test_a_misspelt_variable_is_told_with_the_likely_one() -> None:
 
 def test_what_kubernetes_adds_for_a_service_of_our_name_is_not_read() -> None:
     found = settings(
-        PORT="tcp://10.0.0.1:8080", SERVICE_HOST="10.0.0.1", SERVICE_PORT_HTTP="8080", PORT_8080_TCP_ADDR="10.0.0.1", PORT_8080_TCP="tcp://10.0.0.1:8080"
+        PORT="tcp://10.0.0.1:8080",
+        SERVICE_HOST="10.0.0.1",
+        SERVICE_PORT_HTTP="8080",
+        PORT_8080_TCP_ADDR="10.0.0.1",
+        PORT_8080_TCP="tcp://10.0.0.1:8080",
     )
     assert found.port == 8080 and found.warnings == ()

@@ -26,7 +26,16 @@ def test_a_clock_is_an_instant_and_a_rate(text: str, shift: Shift) -> None:
     assert parse_shift(str(shift)) == shift
 
 
-@pytest.mark.parametrize("text", ["", "now", "2026-11-20T00:59:00", "2026-11-20T00:59:00Z*", *(f"2026-11-20T00:59:00Z*{rate}" for rate in ("0", "-1", "nan", "inf", "x", "1e9"))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "2026-11-20T00:59:00",
+        "2026-11-20T00:59:00Z*",
+        *(f"2026-11-20T00:59:00Z*{rate}" for rate in ("0", "-1", "nan", "inf", "x", "1e9")),
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"2026-11-20T00:59:00Z|not in"):
         parse_shift(text)

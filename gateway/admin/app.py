@@ -11,7 +11,6 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from gateway.admin.views import docs_page, request_json
@@ -134,11 +133,11 @@ def _add_policies(router: APIRouter, sources: _Sources) -> None:
 
 
 def _bearer(secret: bytes) -> Callable[[Request], None]:
-    """Refuse who does not send the token; compared as bytes, in a time that does not depend on them."""
+    """Refuse who does not send the token; compared as the bytes that came, in a time that does not depend on them."""
 
     def authorize(request: Request) -> None:
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), secret):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1"), secret):
             raise HTTPException(401, "Send the admin token as `Authorization: Bearer`.", {"www-authenticate": "Bearer"})
 
     return authorize
@@ -146,8 +145,9 @@ def _bearer(secret: bytes) -> Callable[[Request], None]:
 
 def _docs(app: FastAPI) -> Callable[[], HTMLResponse]:
     def docs() -> HTMLResponse:
-        routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
-        return HTMLResponse(docs_page((" ".join(sorted(route.methods or ())), route.path, route.summary or "") for route in routes))
+        paths: dict[str, dict[str, dict[str, Any]]] = app.openapi()["paths"]
+        listed = ((method.upper(), path, about["summary"]) for path, item in paths.items() for method, about in item.items())
+        return HTMLResponse(docs_page(listed))
 
     return docs
 

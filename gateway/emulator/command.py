@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def setup_of(options: argparse.Namespace, default_policies: Path, environment: Mapping[str, str] | None = None) -> Setup:
+def setup_of(options: argparse.Namespace, default_policies: Path) -> Setup:
     """The setup that the arguments describe; raises CommandError."""
     try:
         clock = parse_clock(options.clock) if options.clock else None

@@ -31,7 +31,7 @@ class Limits:
 
     def within(self, context_left: int, reasoning_counts: bool) -> Limits:
         if reasoning_counts:
-            return Limits(self.answer, self.reasoning, min(self.total, context_left), self.stated)
+            return Limits(self.answer, min(self.reasoning, context_left), min(self.total, context_left), self.stated)
         return Limits(min(self.answer, context_left), self.reasoning, self.total, self.stated)
 
 
@@ -82,13 +82,18 @@ def understand(body: Any, shelf: Shelf, wire: Wire, at: datetime, *, beta: bool,
 
 def admit(order: Order, prompt: int, wire: Wire) -> Limits:
     """The context check, once the prompt is counted; raises Refusal, or cuts the limits to what the context holds."""
-    stated = order.limits.stated or 0
+    stated = (order.limits.stated or 0) if _counts_completion(order) else 0
     if wire.engine == "ollama":
         return order.limits
     too_long = prompt >= order.context if wire.engine == "sglang" else prompt > order.context
     if too_long or (not wire.clamps_context and prompt + stated > order.context):
         raise wire.overflow(context=order.context, prompt=prompt, stated=stated)
     return order.limits.within(order.context - prompt, order.reasoning_counts)
+
+
+def _counts_completion(order: Order) -> bool:
+    """Whether max_tokens takes part in the check: not where its range is the whole context (R1-0528: 64K of 64K)."""
+    return int(order.contract["max_tokens"]["max"]) < int(order.contract["context"]["tokens"])
 
 
 def _order(body: Row, model: str, row: Row, contract: Row, thinking: bool, limits: Limits) -> Order:

@@ -112,8 +112,9 @@ def _answer(order: Order, wish: Wish, seed: int, tokens: Tokens) -> list[str]:
 
 
 def _calls(order: Order, wish: Wish, tokens: Tokens) -> tuple[Call, ...]:
+    """Calls where they were wished for; the turn that brings their results is answered in words."""
     names = [str((tool.get("function") or {}).get("name")) for tool in order.tools or ()]
-    if not wish.tool or not names:
+    if not wish.tool or not names or order.messages[-1].get("role") == "tool":
         return ()
     name = wish.tool if wish.tool in names else names[0]
     arguments = tokens.pieces(json.dumps({"city": "Paris", "number": 7}))

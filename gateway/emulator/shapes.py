@@ -79,7 +79,9 @@ class Shape:
         if output.calls:
             message["tool_calls"] = [_call_body(number, call) for number, call in enumerate(output.calls)]
         logprobs = _logprobs(output.answer) if self.order.logprobs else None
-        native = {"native_finish_reason": output.finish} if self.wire.host == "openrouter" else {}
+        native: Row = {"native_finish_reason": output.finish} if self.wire.host == "openrouter" else {}
+        if native and output.finish == "error":
+            native["error"] = {"code": 502, "message": "Provider returned error", "metadata": {"error_type": "provider_unavailable"}}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": output.finish} | native
 
     def _whole_reasoning(self, reasoning: str, answer: str) -> Row:

@@ -20,8 +20,8 @@ _CHINESE = (
     "写出|过程|，|最后|给出|答案|。|因此|，|第二个|数字|更大|，|差别|很小|，|但是|非常|确定|。"  # noqa: RUF001
 )
 _CODE = (
-    " def| fare|(start|,| end|):\n|   | cost| =| table|[start|][|end|]\n|   | return| max|(c|ost|,| |2|)\n\n|"
-    "for| trip| in| trips|:\n|   | print|(f|are|(t|rip|.start|,| trip|.end|))"
+    " def| fare|(start|,| end|):\n|    |cost| =| table|[start|][|end|]\n|    |return| max|(c|ost|,| |2|)\n\n|"
+    "for| trip| in| trips|:\n|    |print|(f|are|(t|rip|.start|,| trip|.end|))"
 )
 PIECES: tuple[str, ...] = tuple("|".join((_ENGLISH, _CHINESE, _CODE)).split("|"))
 STARTS: tuple[int, ...] = tuple(

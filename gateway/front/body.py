@@ -143,8 +143,8 @@ class _DuplicateKey(ValueError):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
+    if len(dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
         raise _DuplicateKey(next(name for name in names if names.count(name) > 1))
 
 
@@ -246,7 +246,10 @@ def _check_messages(messages: Any) -> None:
         if type(role) is not str or role not in ROLES:
             known = ", ".join(sorted(ROLES))
             raise InvalidRequest(f"A message's role must be one of {known}.", param=f"messages[{index}].role")
-        if type(message.get("content")) is not str:
+        if type(message.get("content")) is str:
+            if len(message) == 2:
+                continue
+        else:
             _check_content(message.get("content"), f"messages[{index}].content")
         for name in ("reasoning_content", "reasoning"):
             if name in message and not isinstance(message[name], str | None):

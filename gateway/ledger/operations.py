@@ -17,9 +17,7 @@ from gateway.outcome import Attempt, Hold, LedgerRow
 REAP: Final = 200
 
 _HOLD = "nano, currency, expected, worst, team, key, route, host, model, card, policies, started"
-_INSERT_HOLD = (
-    f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES ({', '.join('?' * 13)}, 'held', ?, ?) ON CONFLICT DO NOTHING"
-)
+_INSERT_HOLD = f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES ({', '.join('?' * 13)}, 'held', ?, ?) ON CONFLICT DO NOTHING"
 _EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}) = ({', '.join('?' * 12)}) WHERE rid = ? AND state = 'held'"
 _WRITE_REQUEST = f"INSERT OR REPLACE INTO request ({', '.join(REQUEST)}) VALUES ({', '.join('?' * len(REQUEST))})"
 # The index has the open holds only: without it these two would read every hold that ever was.

@@ -1,0 +1,174 @@
+"""Messages: what becomes of reasoning by rule and host, and nothing of the caller's is ever changed. More rows: tests/requests/."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.contracts import Messages, Reasoning
+from gateway.edits import header
+from gateway.errors import InvalidRequest
+from gateway.messages import Rewriter, check, missing_reasoning
+from tests.asking import at_host, contract
+
+Message = dict[str, Any]
+
+CALL = {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+USER: Message = {"role": "user", "content": "q"}
+RESULT: Message = {"role": "tool", "tool_call_id": "c", "content": "1"}
+
+
+def said(text: str | None = "a", **more: Any) -> Message:
+    return {"role": "assistant", "content": text, **more}
+
+
+def rewritten(
+    messages: list[Message], rule: str, reads: str = "reasoning_content", tools: bool = True, **messages_rules: Any
+) -> tuple[list[Message], str]:
+    served = contract(reasoning=Reasoning.model_validate({"send_back": rule}), messages=Messages(**messages_rules))
+    rewriter = Rewriter(at_host(served, {"reasoning": reads}), thinking=True, tools=tools)
+    return rewriter.rewrite(messages), header(rewriter.edits())
+
+
+THREE_NAMES = said(reasoning_content="r", reasoning="r", reasoning_details=[{"type": "reasoning.text", "text": "r"}])
+
+ROWS: list[tuple[str, str, Message, dict[str, Any], str]] = [
+    # rule, what the host reads, a message, the reasoning fields that are sent, edits
+    ("never", "reasoning_content", said(reasoning_content="r"), {}, "drop_reasoning_content=1"),
+    ("never", "both", THREE_NAMES, {}, "drop_reasoning_content=1, drop_reasoning=1, drop_reasoning_details=1"),
+    ("ignored", "reasoning", said(reasoning_content="r"), {"reasoning_content": "r"}, ""),
+    ("always", "reasoning_content", said(reasoning_content="r"), {"reasoning_content": "r"}, ""),
+    ("always", "reasoning_content", said(reasoning="r"), {"reasoning_content": "r"}, "rename_reasoning=1"),
+    ("always", "reasoning_content", THREE_NAMES, {"reasoning_content": "r"}, "drop_reasoning=1, drop_reasoning_details=1"),
+    ("always", "reasoning", said(reasoning_content="r"), {"reasoning": "r"}, "rename_reasoning_content=1"),
+    ("always", "reasoning", said(reasoning="r"), {"reasoning": "r"}, ""),
+    (
+        "always",
+        "reasoning",
+        said(reasoning_details=[{"text": "r"}]),
+        {"reasoning_details": [{"text": "r"}], "reasoning": "r"},
+        "rename_reasoning_details=1",
+    ),
+    ("always", "both", said(reasoning="r"), {"reasoning": "r"}, ""),
+    ("always", "both", said(reasoning_details=[{"text": "r"}]), {"reasoning_content": "r"}, "rename_reasoning_details=1"),
+    ("always", "none", said(reasoning_content="r"), {}, "drop_reasoning_content=1"),
+    ("with_tools", "reasoning", said(reasoning_content="r"), {"reasoning": "r"}, "rename_reasoning_content=1"),
+]
+
+
+@pytest.mark.parametrize(("rule", "reads", "message", "sent", "edits"), ROWS)
+def test_reasoning_is_removed_kept_or_renamed(rule: str, reads: str, message: Message, sent: dict[str, Any], edits: str) -> None:
+    messages, made = rewritten([USER, message, USER], rule, reads)
+    assert messages == [USER, {"role": "assistant", "content": "a", **sent}, USER]
+    assert made == edits
+
+
+def test_without_tools_reasoning_passes_as_it_is() -> None:
+    messages = [USER, said(reasoning="r"), USER]
+    assert rewritten(messages, "with_tools", tools=False) == (messages, "")
+
+
+LACKING: list[tuple[str, str, bool, list[Message], bool]] = [
+    # rule, what the host reads, tools in the request, messages, does something lack?
+    ("never", "reasoning_content", True, [USER, said(), USER], False),
+    ("ignored", "reasoning_content", True, [USER, said(), USER], False),
+    ("with_tools", "reasoning_content", True, [USER], False),
+    ("with_tools", "reasoning_content", True, [USER, said(), USER], True),
+    ("with_tools", "reasoning_content", True, [USER, said(reasoning_content="r"), USER], False),
+    ("with_tools", "reasoning_content", True, [USER, said(reasoning_content=""), USER], False),
+    ("with_tools", "reasoning_content", True, [USER, said(reasoning_content=None), USER], True),
+    ("with_tools", "reasoning_content", True, [USER, said(reasoning="r"), USER], False),
+    ("with_tools", "none", True, [USER, said(reasoning_content="r"), USER], True),
+    ("with_tools", "reasoning_content", True, [USER, said(reasoning_content="r"), USER, said(), USER], True),
+    ("with_tools", "reasoning_content", False, [USER, said(), USER], False),
+    ("with_tools", "reasoning_content", False, [USER, said(None, **CALL), RESULT], True),
+    ("with_tools", "reasoning_content", False, [USER, said(None, reasoning_content="r", **CALL), RESULT], False),
+    ("with_tools", "reasoning_content", True, [USER, said(prefix=True)], False),
+    ("within_turn", "reasoning_content", True, [USER, said(None, **CALL), RESULT], True),
+    ("within_turn", "reasoning_content", True, [USER, said(None, **CALL), RESULT, said(), USER], False),
+    ("within_turn", "reasoning_content", True, [USER, said(None, reasoning_content="r", **CALL), RESULT], False),
+    ("always", "reasoning_content", False, [USER, said(), USER], True),
+]
+
+
+@pytest.mark.parametrize(("rule", "reads", "tools", "messages", "lacks"), LACKING)
+def test_lost_reasoning_is_noticed(rule: str, reads: str, tools: bool, messages: list[Message], lacks: bool) -> None:
+    served = contract(reasoning=Reasoning.model_validate({"send_back": rule}))
+    assert (missing_reasoning(messages, served, reads, tools) is not None) == lacks
+
+
+MERGES: list[tuple[list[Message], list[Message], str]] = [
+    ([USER, USER], [{"role": "user", "content": "q\n\nq"}], "merge_messages=1"),
+    ([USER, said("x"), said("y"), USER], [USER, said("x\n\ny"), USER], "merge_messages=1"),
+    ([said("x"), said(None, **CALL), RESULT, RESULT], [said("x"), said(None, **CALL), RESULT, RESULT], ""),
+    ([{"role": "system", "content": "s"}] * 2, [{"role": "system", "content": "s"}] * 2, ""),
+    (
+        [USER, {"role": "user", "content": [{"type": "text", "text": "t"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": "t"}]}],
+        "merge_messages=1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "edits"), MERGES)
+def test_successive_messages_of_one_role_are_merged(before: list[Message], after: list[Message], edits: str) -> None:
+    assert rewritten(before, "never", merge_successive=True) == (after, edits)
+    assert rewritten(before, "never") == (before, "")
+
+
+def test_a_message_without_content_or_calls_gets_an_empty_content() -> None:
+    messages, edits = rewritten([USER, said(None), {"role": "assistant"}, said(None, **CALL)], "never")
+    assert [message.get("content") for message in messages] == ["q", "", "", None]
+    assert edits == "rename_content=2"
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([said(prefix=True), USER], "prefix is for the last message"),
+        ([{"role": "user", "content": "q", "prefix": True}], "prefix needs the role assistant"),
+        ([USER, said(prefix=True)], "Prefix completion"),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], "unknown variant `input_audio`"),
+    ],
+)
+def test_what_the_version_does_not_take_is_refused(messages: list[Message], text: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        check(messages, at_host(contract()))
+    assert text in refusal.value.message
+    assert refusal.value.param == "messages"
+
+
+def test_prefix_completion_needs_the_version_and_a_beta_address() -> None:
+    served = contract(messages=Messages(prefix=True))
+    assert check([USER, said(prefix=True)], at_host(served, beta_url="/beta")) is True
+    assert check([USER, said(prefix=False)], at_host(served)) is False
+    with pytest.raises(InvalidRequest):
+        check([USER, said(prefix=True)], at_host(served))
+
+
+MESSAGE = st.sampled_from(
+    [USER, said(), said(reasoning_content="r"), said(reasoning="r"), said(None), said(None, reasoning_content="r", **CALL), RESULT]
+)
+
+
+@given(
+    st.lists(MESSAGE, min_size=1, max_size=8),
+    st.sampled_from(["never", "within_turn", "with_tools", "always", "ignored"]),
+    st.sampled_from(["reasoning_content", "reasoning", "both", "none"]),
+    st.booleans(),
+)
+def test_the_callers_messages_are_never_changed_and_no_edit_means_the_same_list(
+    messages: list[Message], rule: str, reads: str, merge: bool
+) -> None:
+    before = copy.deepcopy(messages)
+    after, edits = rewritten(messages, rule, reads, merge_successive=merge)
+
+    assert messages == before
+    assert (after is messages) == (edits == "")
+    assert [m["role"] for m in after if m["role"] == "tool"] == [m["role"] for m in before if m["role"] == "tool"]
+    if rule == "never":
+        assert not any("reasoning" in key for message in after for key in message)

@@ -1,0 +1,227 @@
+"""Metrics: every request counted once, under names that nobody outside can choose."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import prometheus_client
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.metrics import CONTENT_TYPE, FAMILIES, Metrics
+from gateway.money import Parts
+from gateway.outcome import Attempt, Baseline, LedgerRow, Outcome
+from gateway.policies import Policies, default_folder, load
+from gateway.usage import Sources, Usage
+
+AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
+ROUTE, HOST, MODEL, CONTRACT = "deepseek-v4-pro", "deepseek", "deepseek-v4-pro", "deepseek-v4-pro"
+LABELS = {"team": "search", "route": ROUTE, "host": HOST, "model": MODEL}
+ROW = LedgerRow(
+    "r1", "search", "k", ROUTE, HOST, MODEL, CONTRACT, ("max_tokens=9000->8192", "drop_user"), Usage(640, 100, 300, 120), "USD",
+    5_280_000_001, Parts(0, 1_320_000_000, 3_960_000_001), "card", "peak", "9f", AT, AT, "ok", None,
+    (Attempt("gmi", "unheard-of", "upstream_error", "none", 0), Attempt(HOST, MODEL, "ok", "known", 5_280_000_001)), 0, 0,
+)  # fmt: skip
+OUTCOME = Outcome(
+    "ok", "search", ROUTE, HOST, MODEL, CONTRACT, ROW.edits, 2.0, 0.002, 0.3, ROW, (Baseline("o1", "USD", 33_000_000_000),), 500_000_000
+)
+
+
+@dataclass
+class Book:
+    current: Policies
+
+
+class Clock:
+    def now(self) -> datetime:
+        return AT
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.fixture(scope="module")
+def policies() -> Policies:
+    return load(default_folder())
+
+
+@pytest.fixture
+def metrics(policies: Policies) -> Metrics:
+    return Metrics(Book(policies), Clock())
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def value(metrics: Metrics, name: str, labels: Mapping[str, str]) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+# Each sample that one settled request leaves, with its labels beyond those of the request.
+COUNTED: list[tuple[str, dict[str, str], float]] = [
+    ("faregate_requests_total", {**LABELS, "outcome": "ok"}, 1),
+    ("faregate_tokens_total", {**LABELS, "class": "cache_hit"}, 640),
+    ("faregate_tokens_total", {**LABELS, "class": "cache_miss"}, 100),
+    ("faregate_tokens_total", {**LABELS, "class": "output"}, 300),
+    ("faregate_reasoning_tokens_total", LABELS, 120),
+    ("faregate_spend_total", {**LABELS, "class": "cache_hit", "currency": "USD"}, 0),
+    ("faregate_spend_total", {**LABELS, "class": "cache_miss", "currency": "USD"}, 1.32),
+    ("faregate_spend_total", {**LABELS, "class": "output", "currency": "USD"}, 3.960000001),
+    ("faregate_baseline_spend_total", {"team": "search", "baseline": "o1", "currency": "USD"}, 33),
+    ("faregate_cache_saved_total", {"team": "search", "host": HOST, "model": MODEL, "currency": "USD"}, 0.5),
+    ("faregate_edits_total", {"edit": "max_tokens", "contract": CONTRACT}, 1),
+    ("faregate_edits_total", {"edit": "drop_user", "contract": CONTRACT}, 1),
+    ("faregate_attempts_total", {"host": HOST, "model": MODEL, "outcome": "ok"}, 1),
+    ("faregate_attempts_total", {"host": "gmi", "model": "other", "outcome": "upstream_error"}, 1),
+    ("faregate_usage_total", {"host": HOST, "source": "reported"}, 1),
+    ("faregate_request_duration_seconds_sum", {"route": ROUTE, "host": HOST, "model": MODEL}, 2.0),
+    ("faregate_overhead_seconds_sum", {"route": ROUTE, "host": HOST, "model": MODEL}, 0.002),
+    ("faregate_time_to_first_token_seconds_bucket", {"route": ROUTE, "host": HOST, "model": MODEL, "le": "0.25"}, 0),
+    ("faregate_time_to_first_token_seconds_bucket", {"route": ROUTE, "host": HOST, "model": MODEL, "le": "0.5"}, 1),
+    ("faregate_time_to_first_token_seconds_bucket", {"route": ROUTE, "host": HOST, "model": MODEL, "le": "600.0"}, 1),
+]
+
+
+def test_a_settled_request_is_counted_in_full(metrics: Metrics) -> None:
+    metrics.observe(OUTCOME)
+
+    found = samples(metrics)
+    assert {(name, *labels.items()): found.get((name, frozenset(labels.items()))) for name, labels, _ in COUNTED} == {
+        (name, *labels.items()): pytest.approx(expected) for name, labels, expected in COUNTED
+    }
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (Sources(), "reported"),
+        (Sources(cache_hit="unknown", reasoning="unknown"), "reported"),
+        (Sources("unknown", "counted", "counted", "counted"), "counted"),
+        (Sources(output="counted"), "counted"),
+        (Sources(output="unknown"), "unknown"),
+    ],
+)
+def test_usage_counts_under_its_weakest_billed_source(metrics: Metrics, sources: Sources, expected: str) -> None:
+    metrics.observe(replace(OUTCOME, row=replace(ROW, usage=Usage(0, 1, 1, 0, sources))))
+    assert value(metrics, "faregate_usage_total", {"host": HOST, "source": expected}) == 1
+
+
+def test_a_refusal_is_counted_without_host_or_money(metrics: Metrics) -> None:
+    metrics.observe(Outcome("client_error", "search", "other", "", "", "", (), 0.001, 0.001, error="invalid_request"))
+
+    labels = {"team": "search", "route": "other", "host": "", "model": "", "outcome": "client_error"}
+    assert value(metrics, "faregate_requests_total", labels) == 1
+    assert not [name for name, _ in samples(metrics) if name in ("faregate_spend_total", "faregate_usage_total")]
+
+
+def test_an_expired_or_released_row_has_no_tokens(metrics: Metrics) -> None:
+    metrics.observe(replace(OUTCOME, row=replace(ROW, usage=None, parts=None, nano=0), baselines=(), cache_saved_nano=0))
+    assert not [name for name, _ in samples(metrics) if name in ("faregate_tokens_total", "faregate_spend_total")]
+
+
+def test_an_unknown_price_and_a_disputed_cost_are_counted(metrics: Metrics) -> None:
+    metrics.observe(replace(OUTCOME, row=None, error="price_unknown"))
+    metrics.observe(replace(OUTCOME, row=replace(ROW, disputed=True)))
+
+    assert value(metrics, "faregate_unpriced_total", {"host": HOST, "model": MODEL}) == 1
+    assert value(metrics, "faregate_disputed_total", {"host": HOST}) == 1
+
+
+def test_no_caller_adds_a_series(metrics: Metrics) -> None:
+    def chosen_by_callers(number: int) -> Outcome:
+        edits = (f"drop_field{number}", f"rename_field{number}=2")
+        return Outcome("ok", "search", f"route{number}", f"host{number}", f"model{number}", f"contract{number}", edits, 1, 1, 1, ROW)
+
+    metrics.observe(chosen_by_callers(0))
+    names = samples(metrics).keys()
+    for number in range(1, 200):
+        metrics.observe(chosen_by_callers(number))
+
+    assert samples(metrics).keys() == names
+    labels = {"team": "search", "route": "other", "host": "other", "model": "other", "outcome": "ok"}
+    assert value(metrics, "faregate_requests_total", labels) == 200
+    assert value(metrics, "faregate_edits_total", {"edit": "drop_other", "contract": "other"}) == 200
+
+
+def test_a_direct_route_keeps_its_name(metrics: Metrics) -> None:
+    metrics.observe(replace(OUTCOME, route=f"{HOST}/{MODEL}"))
+    assert value(metrics, "faregate_requests_total", {**LABELS, "route": f"{HOST}/{MODEL}", "outcome": "ok"}) == 1
+
+
+def test_the_policies_in_force_are_described_and_replaced(policies: Policies) -> None:
+    book = Book(policies)
+    metrics = Metrics(book, Clock())
+    assert value(metrics, "faregate_policies_info", {"digest": policies.digest}) == 1
+    cards = {card.name: float(card.verified) for card in policies.prices.cards()}
+    assert {dict(labels)["card"]: on for (name, labels), on in samples(metrics).items() if name == "faregate_card_verified"} == cards
+    for calendar in policies.calendars.values():
+        left = (calendar.known_until - AT.date()).total_seconds()
+        assert value(metrics, "faregate_calendar_left_seconds", {"calendar": calendar.name}) == left
+
+    book.current = replace(policies, digest="another", calendars={})
+
+    infos = [dict(labels)["digest"] for (name, labels) in samples(metrics) if name == "faregate_policies_info"]
+    assert infos == ["another"]
+    assert not [name for name, _ in samples(metrics) if name == "faregate_calendar_left_seconds"]
+
+
+def test_gauges_and_the_ledgers_times(metrics: Metrics) -> None:
+    metrics.stream_opened()
+    metrics.stream_opened()
+    metrics.stream_closed()
+    metrics.host_up(HOST, MODEL, False)
+    metrics.budget("search", "month", "USD", 500_000_000_000, 1_250_000_000, 1)
+    metrics.predicted(HOST, MODEL, 640)
+    metrics.committed("settle", 0.003)
+
+    budget = {"team": "search", "budget": "month", "currency": "USD"}
+    assert value(metrics, "faregate_open_streams", {}) == 1
+    assert value(metrics, "faregate_host_up", {"host": HOST, "model": MODEL}) == 0
+    assert value(metrics, "faregate_budget_limit", budget) == 500
+    assert value(metrics, "faregate_budget_spent", budget) == 1.25
+    assert value(metrics, "faregate_budget_held", budget) == 1e-9
+    assert value(metrics, "faregate_predicted_hit_tokens_total", {"host": HOST, "model": MODEL}) == 640
+    assert value(metrics, "faregate_ledger_commit_seconds_bucket", {"op": "settle", "le": "0.005"}) == 1
+
+
+def test_the_text_has_every_family_and_no_created_series(metrics: Metrics) -> None:
+    metrics.observe(OUTCOME)
+    text = metrics.text().decode()
+
+    for family in FAMILIES:
+        assert f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n" in text
+    assert "_created" not in text
+    assert "version=0.0.4" in CONTENT_TYPE
+
+
+def test_nothing_is_registered_for_the_whole_process(metrics: Metrics, policies: Policies) -> None:
+    Metrics(Book(policies), Clock())
+    assert b"faregate" not in prometheus_client.generate_latest()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+    metrics.observe(OUTCOME)
+    metrics.budget("search", "month", "USD", 1, 1, 1)
+    metrics.stream_opened()
+    metrics.host_up(HOST, MODEL, True)
+    metrics.committed("settle", 0.003)
+
+    lint = subprocess.run(["promtool", "check", "metrics"], input=metrics.text(), capture_output=True, check=False)
+
+    assert (lint.returncode, lint.stdout + lint.stderr) == (0, b"")
+
+
+def test_the_documented_table_is_the_code() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
+    documented = [(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows]
+    assert documented == [(family.name, family.kind, family.labels) for family in FAMILIES]

@@ -1,0 +1,187 @@
+"""Requests before and after, per contract and host: tests/requests/*.json, against the shipped policies.
+
+A row: `at`, `target` (HOST/MODEL), `route` (default: the target itself), `before`, and `after` with what else it means, or
+`refused` with `param`. `thinking` fixes the switch as a route does; `counts` and `inline` change the host's row for the case.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.clock import parse_instant
+from gateway.contracts import Contract
+from gateway.edits import header
+from gateway.errors import InvalidRequest
+from gateway.hosts import Deployment
+from gateway.sanitise import Sanitised, sanitise
+from tests.asking import NOW, ask, deployment, policies
+
+Row = dict[str, Any]
+FOLDER = Path(__file__).parent / "requests"
+ROWS: list[Row] = [
+    {"file": file.stem, **row} for file in sorted(FOLDER.glob("*.json")) for row in json.loads(file.read_text(encoding="utf-8"))
+]
+
+
+def target_of(row: Row) -> Deployment:
+    target = replace(deployment(row["target"], row["at"]), thinking=row.get("thinking"))
+    if "counts" in row:
+        target = replace(target, model=target.model.model_copy(update={"counts": row["counts"]}))
+    if "inline" in row:
+        writes = target.host.writes.model_copy(update={"reasoning": "inline"})
+        target = replace(target, host=target.host.model_copy(update={"writes": writes}))
+    return target
+
+
+def sent(row: Row) -> Sanitised:
+    route = policies().route(str(row.get("route", row["target"])))
+    assert route is not None
+    client = policies().contracts[route.contract_at(parse_instant(row["at"]))]
+    route = replace(route, out_of_range=row.get("out_of_range", route.out_of_range))
+    return sanitise(ask(row["before"], row.get("beta", False)), route, client, target_of(row))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "after" in row], ids=lambda row: f"{row['file']}: {row['says']}")
+def test_a_request_is_sent_so(row: Row) -> None:
+    found = sent(row)
+    stop = f"{found.stop.counts} {found.stop.tokens}" if found.stop else None
+
+    assert found.body == row["after"]
+    assert (header(found.edits), stop, found.thinking, found.max_output) == (
+        row["edits"],
+        row.get("stop"),
+        row["thinks"],
+        row["max_output"],
+    )
+    assert (found.squeezed, found.beta, found.fits) == (row.get("squeezed", False), row.get("beta", False), row.get("fits", True))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "refused" in row], ids=lambda row: f"{row['file']}: {row['says']}")
+def test_a_request_is_refused_so(row: Row) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        sent(row)
+    assert (refusal.value.message, refusal.value.param) == (row["refused"], row["param"])
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "after" in row and not row["edits"]], ids=lambda row: f"{row['file']}: {row['says']}"
+)
+def test_a_request_without_edits_is_forwarded_with_the_same_values(row: Row) -> None:
+    found = sent(row)
+    ours = {"model", "stream", "stream_options"} if found.stop or row["before"].get("stream") else {"model"}
+    assert {k: v for k, v in found.body.items() if k not in ours} == {k: v for k, v in row["before"].items() if k not in ours}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "after" in row], ids=lambda row: f"{row['file']}: {row['says']}")
+def test_what_was_made_valid_stays_as_it_is(row: Row) -> None:
+    """Sent once more under the target's own contract, nothing is left to change but a limit that was raised for the client's meaning."""
+    again = {**row, "route": row["target"], "before": {**row["after"], "model": row["target"]}}
+    left = [str(edit) for edit in sent(again).edits]
+    assert [edit for edit in left if not edit.startswith(("max_tokens=", "rename_reasoning"))] == []
+
+
+TARGETS = [
+    ("deepseek/deepseek-reasoner", "2025-02-01T00:00:00Z"),
+    ("deepseek/deepseek-reasoner", "2025-06-01T00:00:00Z"),
+    ("deepseek/deepseek-reasoner", "2026-01-15T00:00:00Z"),
+    ("deepseek/deepseek-chat", "2026-01-15T00:00:00Z"),
+    ("deepseek/deepseek-flash", NOW),
+    ("openrouter/deepseek/deepseek-v4-pro-0813", NOW),
+    ("novita/deepseek/deepseek-r1-0528", NOW),
+    ("local/r1", NOW),
+    ("local-ollama/r1-0528", NOW),
+]
+VALUES: dict[str, list[Any]] = {
+    "max_tokens": [1, 4000, 99_999, None],
+    "max_completion_tokens": [50, 20_000],
+    "temperature": [0, 1.5],
+    "logprobs": [True, False],
+    "tools": [[], [{"type": "function", "function": {"name": "f", "parameters": {}}}]],
+    "tool_choice": ["auto", "required"],
+    "thinking": [{"type": "enabled"}, {"type": "disabled"}],
+    "reasoning_effort": ["none", "medium", "max"],
+    "enable_thinking": [True, False],
+    "response_format": [{"type": "json_object"}, {"type": "json_schema"}],
+    "stream": [True, False],
+    "seed": [1],
+}
+TURNS: list[list[Row]] = [
+    [{"role": "user", "content": "a"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "r"}, {"role": "user", "content": "c"}],
+    [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "reasoning": "r"}, {"role": "user", "content": "c"}],
+]
+BODY = st.fixed_dictionaries(
+    {"messages": st.sampled_from(TURNS)}, optional={field: st.sampled_from(values) for field, values in VALUES.items()}
+)
+
+
+@given(
+    BODY,
+    st.sampled_from(TARGETS),
+    st.sampled_from(sorted({"deepseek-r1", "deepseek-r1-0528", "deepseek-v3.2-chat", "deepseek-v4.1-flash"})),
+)
+@settings(max_examples=400, deadline=None)
+def test_every_request_is_refused_or_made_valid_and_never_changed(body: Row, where: tuple[str, str], name: str) -> None:
+    request, target, client = ask(body), deployment(*where), policies().contracts[name]
+    before = copy.deepcopy(request.body)
+    try:
+        found = sanitise(request, PLAIN, client, target)
+    except InvalidRequest as refusal:
+        assert refusal.param is not None
+        return
+    finally:
+        assert request.body == before
+
+    assert_valid(found, target)
+    assert (found.stop is None and not request.stream) or found.body["stream"] is True
+    assert (client.contract != target.contract.contract) == any(edit.name == "substitute_model" for edit in found.edits)
+
+
+PLAIN = policies().route("deepseek-flash") or pytest.fail("no route")
+
+
+def assert_valid(found: Sanitised, target: Deployment) -> None:
+    """What the strict hosts check."""
+    rules: Contract = target.contract
+    body = found.body
+    known = {*rules.fields.passed, *rules.fields.ignored, "enable_thinking", "reasoning", "reasoning_effort"}
+    assert target.host.open_fields or set(body) <= known
+    assert not set(rules.fields.refused) & set(body)
+    assert body.get(target.host.reads.max_tokens) is None or 1 <= body["max_tokens"] <= max(393_216, rules.max_tokens.max)
+    for message in body["messages"]:
+        assert message.get("content") is not None or message.get("tool_calls")
+        assert rules.reasoning.send_back != "never" or not {"reasoning_content", "reasoning", "reasoning_details"} & set(message)
+    roles = [message["role"] for message in body["messages"]]
+    assert not rules.messages.merge_successive or all(a != b for a, b in pairwise(roles))
+
+
+def test_strict_tools_by_beta_need_a_host_with_beta() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {}}}]
+    client = policies().contracts["deepseek-v4-pro"]
+    assert sanitise(ask({"tools": tools}, beta=True), PLAIN, client, deployment("deepseek/deepseek-v4-pro")).beta
+    with pytest.raises(InvalidRequest, match="/beta"):
+        sanitise(ask({"tools": tools}, beta=True), PLAIN, client, deployment("novita/deepseek/deepseek-v4-pro-0813"))
+    # A plain request that came by /beta is served anywhere.
+    assert not sanitise(ask({"max_tokens": 5}, beta=True), PLAIN, client, deployment("novita/deepseek/deepseek-v4-pro-0813")).beta
+
+
+def test_a_long_prompt_is_not_copied() -> None:
+    messages = [
+        {"role": "user", "content": "x" * 1000},
+        {"role": "assistant", "content": "y", "reasoning_content": "r"},
+        {"role": "user", "content": "z"},
+    ]
+    request = ask({"messages": messages})
+    found = sanitise(request, PLAIN, policies().contracts["deepseek-r1"], deployment("deepseek/deepseek-reasoner", "2025-02-01T00:00:00Z"))
+    assert found.body["messages"][0] is messages[0]
+    assert found.body["messages"][1] is not messages[1]

@@ -1,0 +1,275 @@
+"""The client's stream: golden pairs in streams/, the same however it is read; the promise for every chunk; limits; recorded traffic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.assemble import Assembler, decorate_usage
+from gateway.sse import Splitter, data_of
+from tests.answers import COST, Case, Run, Stop, cases, deployment, run
+
+CASES = cases()
+NAMES = [case.name for case in CASES]
+TRANSCRIPTS = next((place for parent in Path(__file__).parents if (place := parent / "shared" / "transcripts").is_dir()), None)
+
+
+def shaped(case: Case, reads: list[bytes], asked: bool = False) -> Run:
+    return run(case.deployment, reads, asked=asked, stop=case.stop, choices=case.setup.get("choices", 1))
+
+
+def single(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def chunks(stream: bytes) -> Iterator[dict[str, Any]]:
+    for event in Splitter().feed(stream):
+        data = data_of(event)
+        if data is not None and data != b"[DONE]":
+            yield json.loads(data)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_host_s_bytes_become_the_client_s_and_its_usage(case: Case) -> None:
+    for reads in ([case.sent], single(case.sent)):
+        quiet, asked = shaped(case, reads), shaped(case, reads, asked=True)
+
+        assert quiet.client.decode() == case.gets.decode()
+        assert asked.client.decode() == case.asked_gets.decode()
+        assert quiet.result() == case.result
+        assert asked.result() == case.result
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(CASES), st.data())
+def test_the_way_of_reading_changes_nothing(case: Case, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(case.sent)), max_size=9)))
+    reads = [case.sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(case.sent)], strict=True)]
+
+    assert shaped(case, reads).client == case.gets
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.result["failure"]], ids=lambda case: case.name)
+def test_every_chunk_works_in_the_vendor_s_sample_program(case: Case) -> None:
+    for chunk in chunks(case.gets):
+        delta = chunk["choices"][0]["delta"]
+        assert delta["reasoning_content"] or isinstance(delta["content"], str)
+        assert not (delta["reasoning_content"] and delta["content"])
+        assert not chunk.get("usage")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.result["failure"]], ids=lambda case: case.name)
+def test_a_stream_cut_at_any_event_is_charged_as_reported_or_counted_and_never_free(case: Case) -> None:
+    events = Splitter().feed(case.sent)
+    for kept in range(len(events)):
+        cut = shaped(case, events[:kept])
+        usage = cut.result()["usage"]
+        if cut.shape.failure is None:
+            # All that the answer needs had come: the finish, or our own limit.
+            assert cut.client.endswith(b"data: [DONE]\n\n")
+            continue
+        assert cut.shape.failure.kind == "no_finish"
+        assert cut.result()["sources"]["output"] == "counted"
+        assert usage["cache_hit"] + usage["cache_miss"] > 0
+        assert bool(usage["output"]) == cut.meter.produced
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_the_end_of_an_answer_waits_for_the_tail(case: Case) -> None:
+    before_tail = run_without_tail(case)
+
+    assert b"[DONE]" not in before_tail.replace(b"data: [DONE]\xe2", b"")
+    assert not any(choice["finish_reason"] for chunk in chunks(before_tail) for choice in chunk["choices"])
+
+
+def run_without_tail(case: Case) -> bytes:
+    made = shaped(case, [])
+    return b"".join(made.shape.feed(read) for read in [case.sent]) if not made.shape.over else b""
+
+
+def test_an_untouched_stream_has_the_host_s_own_bytes() -> None:
+    events = [
+        b'data: {"x": 1.50, "choices": [ {"delta": {"content": "a", "reasoning_content": null} , "index":0} ],\t"z":[1e3]}\n\n',
+        b": odd   comment\n\n",
+        b'data:{"choices":[{"index":0,"delta":{"content":null,"reasoning_content":"b"},"finish_reason":null}],"usage":null}\r\n\r\n',
+    ]
+    finish = b'data: {"choices":[{"index":0,"delta":{"content":"","reasoning_content":null},"finish_reason":"stop"}]}\n\n'
+
+    made = run(deployment(), [*events, finish])
+
+    assert made.client == b"".join([*events, finish, b"data: [DONE]\n\n"])
+    assert made.shape.edits == set()
+
+
+def test_reasoning_that_a_host_writes_twice_is_left_as_it_is() -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":null,"reasoning":"b","reasoning_content":"b"},"finish_reason":null}]}\n\n'
+
+    made = run(deployment(), [event])
+
+    assert made.client == event
+    assert made.meter.reasoning.chunks == 1
+
+
+WORDS = [" red", " green", " blue", " black", " white"]
+
+
+def text_chunk(text: str, index: int = 0, key: str = "content", finish: str | None = None) -> bytes:
+    delta = {"content": "", "reasoning_content": None, key: text}
+    body = {"id": "a", "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.lists(st.integers(1, 7), min_size=1, max_size=20))
+def test_an_answer_is_cut_exactly_at_its_limit_however_it_is_chunked(limit: int, sizes: list[int]) -> None:
+    words = [WORDS[number % 5] for number in range(sum(sizes))]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    texts = ["".join(words[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+    target = deployment(contract={"tokenizer": "deepseek"})
+
+    made = run(target, [*map(text_chunk, texts), text_chunk("", finish="stop")], stop=Stop("answer", limit))
+
+    out = list(chunks(made.client))
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in out) == "".join(words[:limit])
+    assert out[-1]["choices"][0]["finish_reason"] == ("length" if len(words) >= limit else "stop")
+    assert out[-1].get("faregate") == ({"stopped": "limit"} if len(words) >= limit else None)
+    assert made.shape.stopped == (len(words) >= limit)
+
+
+def test_each_choice_has_a_limit_of_its_own_and_the_stream_stops_when_all_have_ended() -> None:
+    target = deployment(contract={"tokenizer": "deepseek"})
+    reads = [text_chunk(word, index) for word in WORDS for index in (0, 1)]
+
+    made = run(target, reads, stop=Stop("answer", 2), choices=2)
+
+    texts = {0: "", 1: ""}
+    for chunk in chunks(made.client):
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"]["content"]
+    assert texts == {0: " red green", 1: " red green"}
+    assert made.shape.stopped
+
+
+def test_one_choice_at_its_limit_does_not_stop_the_others() -> None:
+    target = deployment(contract={"tokenizer": "deepseek"})
+    reads = [text_chunk(word) for word in WORDS] + [text_chunk(" x", 1), text_chunk("", 1, finish="stop")]
+
+    made = run(target, reads[:-1], stop=Stop("answer", 2), choices=2)
+    assert not made.shape.stopped
+    assert made.shape.failure is not None
+
+    whole = run(target, reads, stop=Stop("answer", 2), choices=2)
+    assert whole.shape.failure is None
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks(whole.client)][-2:] == ["length", "stop"]
+
+
+def test_a_tool_call_that_does_not_fit_is_left_out() -> None:
+    target = deployment(contract={"tokenizer": "deepseek"})
+    call = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": " one two three four five six"}}]
+    body = {"choices": [{"index": 0, "delta": {"content": " red", "tool_calls": call}, "finish_reason": None}]}
+
+    made = run(target, [b"data: " + json.dumps(body).encode() + b"\n\n"], stop=Stop("answer", 3))
+
+    (chunk,) = chunks(made.client)
+    assert chunk["choices"][0]["delta"] == {"content": " red", "reasoning_content": None}
+    assert chunk["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_line_over_its_limit_is_a_failure_after_what_came_before() -> None:
+    made = run(deployment(), [text_chunk("a") + b"data: " + b"x" * (1 << 21)])
+
+    assert made.shape.failure is not None
+    assert made.shape.failure.kind == "too_large"
+    assert made.client == text_chunk("a")
+
+
+def test_nothing_after_the_end_is_read() -> None:
+    reads = [text_chunk("a"), text_chunk("", finish="stop"), b"data: [DONE]\n\n", text_chunk("b"), b"junk\n\n"]
+
+    made = run(deployment(), reads)
+
+    assert made.shape.failure is None
+    assert made.client == b"".join(reads[:3])
+
+
+def test_an_error_event_has_openai_s_shape_and_no_done() -> None:
+    made = run(deployment(), [])
+
+    assert made.shape.error_event({"error": {"message": "m"}}) == b'data: {"error":{"message":"m"}}\n\n'
+    assert made.shape.error_event({"message": "m"}) == b'data: {"error":{"message":"m"}}\n\n'
+
+
+# ---- recorded traffic, where it is at hand
+
+
+def recordings() -> list[tuple[str, bytes]]:
+    found = []
+    for path in sorted(TRANSCRIPTS.rglob("*.yaml")) if TRANSCRIPTS else ():
+        for number, document in enumerate(yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader)):
+            body = document["then"]["body"]
+            if document["then"]["status"] == 200 and "data: " in body:
+                found.append((f"{path.parent.name}/{path.stem}/{number}", body.encode()))
+    return found
+
+
+RECORDED = recordings()
+
+
+@pytest.mark.skipif(not RECORDED, reason="no recorded traffic beside the project")
+def test_recorded_streams_keep_their_content_reasoning_calls_and_usage() -> None:
+    target = deployment({"cost": "usage.cost"}, {"context": {"tokens": 1_000_000}})
+    for name, sent in RECORDED:
+        host, (client, usage) = list(json_lines(sent)), from_client(target, sent)
+        last = [chunk["usage"] for chunk in host if chunk.get("usage")][-1]
+
+        assert texts(client) == texts(host), name
+        assert (usage.prompt, usage.output) == (last["prompt_tokens"], last["completion_tokens"]), name
+        assert usage.cache_hit == last["prompt_tokens_details"]["cached_tokens"], name
+        assert usage.sources.cache_hit == "reported", name
+        assert all({"content", "reasoning_content"} <= choice["delta"].keys() for chunk in client for choice in chunk["choices"]), name
+
+
+@pytest.mark.skipif(not RECORDED, reason="no recorded traffic beside the project")
+def test_recorded_streams_assemble_to_the_same_answer() -> None:
+    target = deployment(contract={"context": {"tokens": 1_000_000}})
+    for name, sent in RECORDED:
+        made = run(target, [sent])
+        assembler = Assembler()
+        assembler.feed_events(made.client)
+        message = assembler.answer(decorate_usage(made.meter.reported, made.meter.usage(True), COST))["choices"][0]["message"]
+
+        content, reasoning, calls = texts(list(json_lines(sent)))
+        assert (message["content"], message["reasoning_content"] or "") == (content, reasoning), name
+        assert [call["function"]["arguments"] for call in message.get("tool_calls", [])] == list(calls.values()), name
+
+
+def from_client(target: Any, sent: bytes) -> tuple[list[dict[str, Any]], Any]:
+    made = run(target, [sent], asked=True)
+    assert made.shape.failure is None
+    return list(json_lines(made.client)), made.meter.usage(True)
+
+
+def json_lines(stream: bytes) -> Iterator[dict[str, Any]]:
+    """A reader that shares nothing with the code under test."""
+    for line in stream.decode().split("\n"):
+        if line.startswith("data: {"):
+            yield json.loads(line[6:])
+
+
+def texts(stream: list[dict[str, Any]]) -> tuple[str, str, dict[int, str]]:
+    content = reasoning = ""
+    calls: dict[int, str] = {}
+    for chunk in stream:
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
+            content += delta.get("content") or ""
+            reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
+            for call in delta.get("tool_calls") or ():
+                calls[call["index"]] = calls.get(call["index"], "") + call["function"]["arguments"]
+    return content, reasoning, calls
