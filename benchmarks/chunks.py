@@ -1,6 +1,6 @@
 """CPU of StreamShape for each chunk of a burst: prints one JSON line, microseconds per chunk by shape of the stream.
 
-Run: python benchmarks/chunks.py [chunks]
+Run from the project: python -m benchmarks.chunks [chunks]
 """
 
 from __future__ import annotations

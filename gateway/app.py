@@ -22,7 +22,7 @@ from gateway.request import Caller
 from gateway.settings import Settings, SettingsError
 from gateway.timekeeping import clock_for
 from gateway.upstream.accounts import Account, Accounts
-from gateway.upstream.client import AiohttpUpstream
+from gateway.upstream.client import HttpUpstream
 from gateway.upstream.port import Deadlines
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Gateway:
         settings = self.settings
         ledger = SqliteLedger(ledger_file(settings), lease=settings.lease, on_commit=self.metrics.committed)
         await ledger.start()
-        upstream = AiohttpUpstream(settings.timeout_connect)
+        upstream = HttpUpstream(settings.timeout_connect)
         stop = asyncio.Event()
         watching = asyncio.create_task(self.policies.watch(stop))
         front = self._front(Exchange(self._ports(ledger, upstream)))
@@ -65,7 +65,7 @@ class Gateway:
             await upstream.close()
             await ledger.close()
 
-    def _ports(self, ledger: SqliteLedger, upstream: AiohttpUpstream) -> Ports:
+    def _ports(self, ledger: SqliteLedger, upstream: HttpUpstream) -> Ports:
         settings = self.settings
         limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
         return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, self.metrics)

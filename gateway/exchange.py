@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from math import ceil
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -26,9 +27,11 @@ from gateway.request import Caller, ChatRequest
 from gateway.router import Terms, plan
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.port import Call, Deadlines, Upstream
+from gateway.usage import Usage
 from gateway.watch import ClientGone, Watch
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Snapshot(Protocol):
@@ -113,7 +116,7 @@ class _Course:
             raise ModelNotFound(
                 f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
             )
-        terms = Terms(self._policies, self._started, ports.accounts(self._policies).currencies, ports.deadlines.total)
+        terms = Terms(self._policies, self._started, ports.accounts(self._policies).currencies, ceil(ports.deadlines.total))
         return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
 
     def _deadlines(self, journey: Journey) -> Deadlines:
@@ -135,7 +138,8 @@ class _Course:
             # After the dispatch nothing may escape unsettled, our own mistakes least of all.
             log.exception("request %s failed inside the gateway", self._request.id)
             failure = bug
-        row, charged = self._row(journey, reply, failure)
+        usage = await self._usage(reply, failure)
+        row, charged = self._row(journey, reply, usage, failure)
         try:
             await self._settle(row)
         except FaregateError as error:
@@ -165,11 +169,17 @@ class _Course:
             return failure
         return reply.failure
 
-    def _row(self, journey: Journey, reply: Reply, failure: Exception | None) -> tuple[LedgerRow, Charge | None]:
-        """The row of what happened: the charge of what the host reported or, where it did not, of what we counted."""
+    async def _usage(self, reply: Reply, failure: Exception | None) -> Usage | None:
+        """What the host reported or, where it did not, what we count; None where certainly nothing was billed."""
+        if isinstance(failure, FaregateError) and not failure.billed:
+            return None
+        if failure is None and reply.meter.reported:
+            return reply.usage(complete=True)
+        # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
+        return await finished(asyncio.to_thread(reply.usage, failure is None))
+
+    def _row(self, journey: Journey, reply: Reply, usage: Usage | None, failure: Exception | None) -> tuple[LedgerRow, Charge | None]:
         ended = self._ports.clock.now()
-        billed = failure.billed if isinstance(failure, FaregateError) else True
-        usage = reply.usage(complete=failure is None) if billed else None
         edits = tuple(sorted(reply.edits))
         charged: Charge | None = None
         if usage is not None:
@@ -233,6 +243,21 @@ class _Course:
                 error=failure.code if isinstance(failure, FaregateError) else None,
             )
         )
+
+
+async def finished(work: Awaitable[T]) -> T:
+    """The result of work that a cancellation must not leave half done; the cancellation comes at the next wait instead."""
+    task = asyncio.ensure_future(work)
+    stopping = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            stopping = True
+    current = asyncio.current_task()
+    if stopping and current is not None:
+        current.cancel()
+    return task.result()
 
 
 def _status(failure: Exception | None, reply: Reply) -> Status:

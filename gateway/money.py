@@ -90,6 +90,11 @@ def decimal_text(nano: int) -> str:
     return f"{sign}{whole}.{tail}" if tail else f"{sign}{whole}"
 
 
+def cost(rates: Rates, cache_hit: int, cache_miss: int, output: int) -> int:
+    """The total of `charge`, without its parts: for quotes."""
+    return -(-(cache_hit * rates.cache_hit + cache_miss * rates.cache_miss + output * rates.output) // MILLION)
+
+
 def charge(rates: Rates, cache_hit: int, cache_miss: int, output: int) -> Parts:
     """The charge of disjoint token counts: rounded up once, and split so that the parts sum to it.
 

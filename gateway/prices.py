@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -28,6 +28,8 @@ DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TierAt = Literal["start", "completion"]
 STANDARD = "standard"
 _TICK = timedelta(microseconds=1)
+# Deployments times minutes; a lookup that is not remembered costs ten microseconds, so forgetting all is cheap.
+_REMEMBERED = 1024
 _DECIMAL = re.compile(r"\d+(\.\d+)?")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(([01]\d|2[0-3]):([0-5]\d)|24:00)")
 
@@ -341,6 +343,7 @@ class Prices:
         self._currencies: dict[tuple[str, str], tuple[str, ...]] = {}
         for host, model, currency in sorted(groups):
             self._currencies[host, model] = (*self._currencies.get((host, model), ()), currency)
+        self._dearest: dict[tuple[str, str, str, int, int], Rates] = {}
         self._baselines = {(model, currency): line for (_, model, currency), line in self._lines.items() if line.cards[0].baseline}
 
     def card(self, host: str, model: str, currency: str, at: datetime) -> Card:
@@ -381,6 +384,21 @@ class Prices:
                 for band in card.bands(max(at, card.start), until if card.end is None else min(until, card.end - _TICK)):
                     worst = _dearer(worst, band)
         return worst
+
+    def dearest_within(self, host: str, model: str, currency: str, at: datetime, seconds: int) -> Rates:
+        """At least the dearest rates of [at, at + seconds], and at most those of a minute more: one look-up serves a whole minute."""
+        minute = int(at.timestamp()) // 60
+        key = (host, model, currency, minute, seconds)
+        rates = self._dearest.get(key)
+        if rates is None:
+            if len(self._dearest) >= _REMEMBERED:
+                self._dearest.clear()
+            start = datetime.fromtimestamp(minute * 60, UTC)
+            # The minute's start may lie before the first card: then its own instant counts.
+            first = start if self._lines[host, model, currency].card(start) else at
+            band = self.dearest(host, model, currency, first, start + timedelta(seconds=60 + seconds))
+            rates = self._dearest[key] = band.rates
+        return rates
 
     def currencies(self, host: str, model: str, at: datetime) -> tuple[str, ...]:
         """The currencies in which this model has a price at this instant, sorted."""

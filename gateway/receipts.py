@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
-from gateway.money import MILLION, NANO, Parts, charge
+from gateway.money import MILLION, NANO, Parts, charge, cost
 from gateway.outcome import Attempt, Baseline, Billed, Hold, LedgerRow, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
@@ -19,6 +19,8 @@ from gateway.router import Candidate, Plan
 from gateway.usage import Usage
 
 BASELINE = "o1"
+# Powers of ten: no answer costs a thousand millions, and a larger exponent is an attack on our arithmetic.
+LARGEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +113,12 @@ def _nano_of(text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        amount = Decimal(text) * NANO
+        amount = Decimal(text)
     except InvalidOperation:
         return None
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or amount < 0 or amount.adjusted() > LARGEST:
         return None
-    return int(amount.to_integral_value(ROUND_CEILING))
+    return int((amount * NANO).to_integral_value(ROUND_CEILING))
 
 
 def _scaled(parts: Parts, total: int) -> Parts:
@@ -167,5 +169,5 @@ def baselines(policies: Policies, usage: Usage, at: datetime) -> tuple[Baseline,
     card = policies.prices.baseline(at, BASELINE, "USD")
     if card is None:
         return ()
-    nano = charge(card.band(at).rates, 0, usage.prompt, usage.output).total
+    nano = cost(card.band(at).rates, 0, usage.prompt, usage.output)
     return (Baseline(BASELINE, "USD", nano),)

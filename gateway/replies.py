@@ -209,8 +209,9 @@ class WholeReply(Reply):
             self.failure = self._failed(fault, body)
             return
         self._body = body
-        self.meter.feed_answer(body)
         self._edits = {edit.name for edit in normalise_answer(body, self._deployment)}
+        # After the inline reasoning was split off: its share of the text decides its share of the tokens.
+        self.meter.feed_answer(body)
 
     def _failed(self, fault: HostError, body: Any) -> FaregateError:
         """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from gateway.contracts import Contract
 from gateway.errors import ContextExceeded, FaregateError, InvalidRequest, ModelNotFound, NoDeployment, PriceUnknown
 from gateway.hosts import Deployment
-from gateway.money import charge
+from gateway.money import cost
 from gateway.policies import Policies
-from gateway.prices import Band, Card
+from gateway.prices import Card
 from gateway.request import ChatRequest
 from gateway.routes import Route, RouteTarget
 from gateway.sanitise import Sanitised, sanitise
@@ -37,12 +37,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream."""
+    """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds."""
 
     policies: Policies
     at: datetime
     currencies: Mapping[str, str]
-    horizon: float
+    horizon: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,13 @@ class _Search:
         answers = self.request.answers
         most = sanitised.max_output * answers
         typical = min(deployment.contract.baseline_output or TYPICAL_OUTPUT, sanitised.max_output) * answers
-        rates = card.band(self.terms.at).rates
-        dearest = self._dearest(deployment, card).rates
+        at = self.terms.at
+        rates = card.band(at).rates
+        dearest = self.terms.policies.prices.dearest_within(card.host, deployment.model.model, card.currency, at, self.terms.horizon)
         # A token of a byte-level vocabulary is at least one byte, so the body's size bounds the prompt.
         bound = min(self.request.size, deployment.context)
-        expected = charge(rates, 0, sanitised.prompt_tokens, typical).total
-        return expected, max(expected, charge(dearest, 0, bound, most).total)
-
-    def _dearest(self, deployment: Deployment, card: Card) -> Band:
-        at = self.terms.at
-        until = at + timedelta(seconds=self.terms.horizon)
-        return self.terms.policies.prices.dearest(card.host, deployment.model.model, card.currency, at, until)
+        expected = cost(rates, 0, sanitised.prompt_tokens, typical)
+        return expected, max(expected, cost(dearest, 0, bound, most))
 
     def failure(self) -> FaregateError:
         if self._refusal is not None:

@@ -9,7 +9,7 @@ the charge is made before the client sees the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -31,17 +31,16 @@ from gateway.dialects import (
     write_json,
 )
 from gateway.hosts import Deployment
+from gateway.limits import StopRule
 from gateway.meter import Meter
 from gateway.rewrite import Part, patch, rewrite, set_usage
 from gateway.sse import BadStream, Splitter, data_of, event_of
 from gateway.tokens import TextCounter
 
-if TYPE_CHECKING:
-    from gateway.sanitise import StopRule
-
 Kind = Literal["error_event", "invalid_event", "too_large", "bad_finish", "no_finish"]
 
 DONE = b"data: [DONE]\n\n"
+HELD_LIMIT = 4 << 20
 NULL = Raw(b"null")
 
 
@@ -173,6 +172,7 @@ class StreamShape:
         self._splitter = Splitter()
         self._sides = {0: Side(deployment, stop)}
         self._held: list[Held] = []
+        self._held_bytes = 0
         # Whether a chunk may pass unread but for its text: no inline tags, no finish yet.
         self._quick = self._sides[0].splitter is None
         self._answer, self._reasoning = meter.answer.add, meter.reasoning.add
@@ -356,7 +356,7 @@ class StreamShape:
 
     def _choiceless(self, event: bytes, usage: bytes) -> bytes:
         if usage and self._include_usage:
-            self._held.append(Held(event, usage, choiceless=True))
+            self._hold(Held(event, usage, choiceless=True))
         else:
             self._note(not usage)
         return b""
@@ -378,12 +378,22 @@ class StreamShape:
 
     def _deliver(self, events: list[bytes], usage: bytes, parts: list[Part]) -> bytes:
         if any(part.finish or part.late for part in parts):
-            self._held += [Held(event, b"") for event in events[:-1]]
-            self._held.append(Held(events[-1], usage))
+            for event in events[:-1]:
+                self._hold(Held(event, b""))
+            self._hold(Held(events[-1], usage))
             return b""
         if usage and not self._include_usage:
             events[-1] = set_usage(events[-1], usage, None)
         return b"".join(events)
+
+    def _hold(self, held: Held) -> None:
+        """Keep an event for the tail; of usage chunks in a row only the last, since reports are never summed."""
+        if held.choiceless and self._held and self._held[-1].choiceless:
+            self._held_bytes -= len(self._held.pop().event)
+        self._held.append(held)
+        self._held_bytes += len(held.event)
+        if self._held_bytes > HELD_LIMIT:
+            self._fail("too_large", "The host's stream goes on after its finish.")
 
     # ---- ends
 

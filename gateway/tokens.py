@@ -48,11 +48,13 @@ class Vocabulary:
 
     def safe_cut(self, text: str) -> int:
         """The last position at which `text` can be cut without changing any count, whatever follows; 0 where there is none."""
-        position = next((at for at in range(len(text) - 1, 0, -1) if _boundary(text, at)), 0)
+        position = _last_boundary(text, len(text) - 1)
+        if not self._suspect(text):
+            return position
         while position and self._suspect(text[max(0, position - self._longest) : position]):
-            start = max(text.rfind(mark, 0, position) for mark in self._marks)
-            position = next((at for at in range(start, 0, -1) if _boundary(text, at)), 0)
-        return position
+            position = _last_boundary(text, max(text.rfind(mark, 0, position) for mark in self._marks))
+        whole = (found.end() for found in self._added.finditer(text) if found.start() + self._longest <= len(text))
+        return max(position, *whole, 0)
 
     def _suspect(self, text: str) -> bool:
         return any(mark in text for mark in self._marks)
@@ -113,6 +115,10 @@ def _classes() -> dict[str, str]:
             ranges[kind].append(f"\\U{start:08x}-\\U{code - 1:08x}")
             start, kind = code, found
     return {name: "".join(parts) for name, parts in ranges.items()}
+
+
+def _last_boundary(text: str, end: int) -> int:
+    return next((at for at in range(end, 0, -1) if _boundary(text, at)), 0)
 
 
 def _boundary(text: str, at: int) -> bool:
@@ -246,17 +252,10 @@ class TextCounter:
 
     @property
     def count(self) -> int:
-        """Tokens so far. Counts the open end of the text anew: ask `at_most` first where only a limit matters."""
+        """Tokens so far. Counts the open end of the text (about a thousand characters) anew each time."""
         if not self._exact:
             return -(-self._milli // 1000)
         return self._done + (vocabulary().count(self._open) if self._open else 0)
-
-    @property
-    def at_most(self) -> int:
-        """A bound that `count` never exceeds, without counting: every token has at least one byte."""
-        if not self._exact:
-            return -(-self._milli // 1000)
-        return self._done + (len(self._open) if self._open.isascii() else len(self._open.encode("utf-8", "replace")))
 
     def _commit(self) -> None:
         words = vocabulary()

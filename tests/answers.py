@@ -11,6 +11,7 @@ from typing import Any
 from gateway.assemble import decorate_usage
 from gateway.contracts import Contract
 from gateway.hosts import Deployment, Host
+from gateway.limits import StopRule
 from gateway.meter import Meter
 from gateway.money import Money
 from gateway.shape import StreamShape
@@ -18,14 +19,6 @@ from gateway.shape import StreamShape
 STREAMS = Path(__file__).parent / "streams"
 COST = Money(1_234_567, "USD")
 MARKS = ("--- host sends", "--- client gets", "--- client that asked for usage gets", "--- result")
-
-
-@dataclass(frozen=True)
-class Stop:
-    """As sanitise gives it: where a stream must be stopped."""
-
-    counts: str
-    tokens: int
 
 
 def deployment(writes: dict[str, Any] | None = None, contract: dict[str, Any] | None = None, thinking: str | None = None) -> Deployment:
@@ -51,8 +44,8 @@ class Case:
         return deployment(self.setup.get("writes"), self.setup.get("contract"), self.setup.get("thinking"))
 
     @property
-    def stop(self) -> Stop | None:
-        return Stop(**self.setup["stop"]) if "stop" in self.setup else None
+    def stop(self) -> StopRule | None:
+        return StopRule(**self.setup["stop"]) if "stop" in self.setup else None
 
 
 def cases() -> list[Case]:
@@ -95,10 +88,10 @@ class Run:
         }
 
 
-def run(target: Deployment, reads: Sequence[bytes], *, asked: bool = False, stop: Stop | None = None, choices: int = 1) -> Run:
+def run(target: Deployment, reads: Sequence[bytes], *, asked: bool = False, stop: StopRule | None = None, choices: int = 1) -> Run:
     """Feed these reads to a shape; where it succeeds the tail is there, where it fails the error event is not."""
     meter = Meter(target, 7, choices)
-    shape = StreamShape(target, include_usage=asked, stop=stop, meter=meter, choices=choices)  # type: ignore[arg-type]
+    shape = StreamShape(target, include_usage=asked, stop=stop, meter=meter, choices=choices)
     client = b"".join(shape.feed(read) for read in reads)
     if not shape.over:
         shape.end()

@@ -17,10 +17,12 @@ from gateway.clock import parse_instant
 from gateway.emulator import command
 from gateway.emulator.book import Book, Counts, amount_text, bill_row
 from gateway.emulator.cache import make_cache
+from gateway.emulator.job import Desk, Job
+from gateway.emulator.output import Output
 from gateway.emulator.server import Setup
 from gateway.emulator.tokens import Tokens, pack
 from gateway.emulator.words import STARTS, text_pieces
-from tests.emulated import NOW, POLICIES, TOOLS, V3_2, V4, Client, Clients, chat, events_of, shelf
+from tests.emulated import NOW, POLICIES, TOOLS, V3_2, V4, Client, Clients, Still, chat, events_of, shelf
 
 
 @pytest.fixture
@@ -58,6 +60,45 @@ async def test_a_first_turn_costs_four_tokens_over_its_text_and_each_further_rou
 
     assert short["usage"]["prompt_tokens"] == 4 + tokens["Which is greater?"]
     assert long["usage"]["prompt_tokens"] == 8 + sum(tokens.values())
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+REASONING = "Compare the digits."
+IN_TURN: list[dict[str, Any]] = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": "", "reasoning_content": REASONING, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+]
+LATER = [*IN_TURN, {"role": "assistant", "content": "Sunny."}, {"role": "user", "content": "Why?"}]
+PLAIN = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello", "reasoning_content": REASONING},
+    {"role": "user", "content": "Why?"},
+]
+
+
+@pytest.mark.parametrize(
+    ("at", "model", "messages", "tools", "seen"),
+    [
+        (V3_2, "deepseek-reasoner", IN_TURN, True, True),
+        (V3_2, "deepseek-reasoner", LATER, True, False),
+        (NOW, "deepseek-flash", IN_TURN, True, True),
+        (NOW, "deepseek-flash", PLAIN, True, True),
+        (NOW, "deepseek-flash", PLAIN, False, False),
+    ],
+)
+async def test_reasoning_in_the_history_costs_tokens_only_where_the_model_sees_it(
+    clients: Clients, at: str, model: str, messages: list[dict[str, Any]], tools: bool, seen: bool
+) -> None:
+    client = await clients.start(at=at)
+    other: dict[str, Any] = {"tools": TOOLS} if tools else {}
+    prompts = []
+    for reasoning in (REASONING, "x", ""):
+        history = [{**message, "reasoning_content": reasoning} if "reasoning_content" in message else message for message in messages]
+        _, body = await client.post({"model": model, "messages": history} | other)
+        prompts.append(body["usage"]["prompt_tokens"])
+    text = len(ds_token.encode(REASONING))
+    assert (prompts[0] - prompts[1], prompts[1] - prompts[2]) == ((text - 1, 2) if seen else (0, 0))
 
 
 async def test_the_counts_of_a_whole_answer_are_those_of_its_text(clients: Clients) -> None:
@@ -247,9 +288,16 @@ async def test_caches_belong_to_one_account_one_user_and_one_model(clients: Clie
 async def test_a_host_without_a_cached_path_reports_and_discounts_nothing(clients: Clients) -> None:
     client = await clients.start("local-ollama")
     for _ in range(2):
-        _, body = await client.post(chat("r1"))
+        _, body = await client.post(chat("r1") | {"messages": [{"role": "user", "content": A}]})
     assert "prompt_tokens_details" not in body["usage"]
     assert [row["hit"] for row in await client.bill()] == [0, 0]
+
+
+def test_a_unit_stands_for_everything_before_it() -> None:
+    cache = make_cache("units", 4)
+    cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 0]))
+    assert cache.lookup(pack([3, 3, 3, 3, 2, 2, 2, 2, 0])) == 0
+    assert cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 5])) == 8
 
 
 @given(
@@ -309,10 +357,20 @@ def test_the_tier_is_that_of_the_completion_where_the_card_says_so() -> None:
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_charge_is_rounded_up_once(hit: int, miss: int, output: int) -> None:
-    at = parse_instant(NOW)
-    price, _ = Book(shelf("deepseek"), "USD").price("deepseek-v4-pro", at, at)
+    at = parse_instant("2026-06-02T12:00:00Z")
+    price, _ = Book(shelf("deepseek"), "USD").price("deepseek-v4-flash", at, at)
     row = bill_row("r", Counts(hit, miss, output), price, "USD", at, "ok")
-    assert row["nano"] * 10**6 - (hit * 44_000_000 + miss * 1_320_000_000 + output * 3_960_000_000) in range(10**6)
+    assert row["nano"] * 10**6 - (hit * 2_800_000 + miss * 140_000_000 + output * 280_000_000) in range(10**6)
+
+
+def test_a_job_is_booked_once_whoever_ends_it() -> None:
+    desk = Desk(Book(shelf("deepseek"), "USD"), Still(NOW), "USD")
+    job = Job(desk, "r", "sk-1", "deepseek-v4-pro", 10, 0, [Output([], ["a"], (), "stop")])
+    job.produce(1, 0)
+    first = job.close("ok")
+    job.produce_rest()
+    assert job.close("cancelled") == first
+    assert [row["outcome"] for row in desk.rows] == ["ok"]
 
 
 @given(st.fractions(0, 100).map(lambda amount: Fraction(int(amount * 10**15), 10**15)))

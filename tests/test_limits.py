@@ -33,7 +33,7 @@ ROWS: list[tuple[str, Contract, Contract, dict[str, Any], dict[str, Any], int | 
     ("absent: the vendor's own default", ANSWER, ANSWER, {}, {}, None, None, 3400, False),
     ("absent at a host that counts its own way", ANSWER, ANSWER, {"counts": "total"}, {}, 3400, StopRule("answer", 400), 3400, False),
     ("answer to total", ANSWER, TOTAL, {}, {"max_tokens": 500}, 3500, StopRule("answer", 500), 3500, False),
-    ("answer to total, a lower ceiling", ANSWER, TOTAL, {"max_output": 2000}, {"max_tokens": 500}, 2000, StopRule("answer", 500), 2000, False),
+    ("answer to total, less room", ANSWER, TOTAL, {"max_output": 2000}, {"max_tokens": 500}, 2000, StopRule("answer", 500), 2000, False),
     ("answer to total with no room for thinking", ANSWER, TOTAL, {"max_output": 500}, {"max_tokens": 500}, 500, None, 500, True),
     ("total to answer", TOTAL, ANSWER, {}, {"max_tokens": 500}, 500, StopRule("total", 500), 3500, False),
     ("total to answer, above the answer's range", TOTAL, ANSWER, {}, {"max_tokens": 2000}, 800, StopRule("total", 2000), 3800, False),

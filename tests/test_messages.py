@@ -72,6 +72,11 @@ def test_without_tools_reasoning_passes_as_it_is() -> None:
     assert rewritten(messages, "with_tools", tools=False) == (messages, "")
 
 
+def test_a_turn_without_tool_calls_needs_no_reasoning() -> None:
+    messages, edits = rewritten([USER, said(reasoning_content="r")], "within_turn")
+    assert (messages, edits) == ([USER, said()], "drop_reasoning_content=1")
+
+
 LACKING: list[tuple[str, str, bool, list[Message], bool]] = [
     # rule, what the host reads, tools in the request, messages, does something lack?
     ("never", "reasoning_content", True, [USER, said(), USER], False),
@@ -105,6 +110,7 @@ MERGES: list[tuple[list[Message], list[Message], str]] = [
     ([USER, USER], [{"role": "user", "content": "q\n\nq"}], "merge_messages=1"),
     ([USER, said("x"), said("y"), USER], [USER, said("x\n\ny"), USER], "merge_messages=1"),
     ([said("x"), said(None, **CALL), RESULT, RESULT], [said("x"), said(None, **CALL), RESULT, RESULT], ""),
+    ([said(None, **CALL), said("x")], [said(None, **CALL), said("x")], ""),
     ([{"role": "system", "content": "s"}] * 2, [{"role": "system", "content": "s"}] * 2, ""),
     (
         [USER, {"role": "user", "content": [{"type": "text", "text": "t"}]}],

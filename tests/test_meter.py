@@ -224,6 +224,14 @@ def test_a_tally_counts_as_the_tokenizer_or_one_for_each_chunk(pieces: list[str]
     assert tally.length == sum(map(len, pieces))
 
 
+def test_a_host_makes_at_least_one_token_for_each_chunk() -> None:
+    tally = Tally(TextCounter("deepseek"))
+    for piece in " one":
+        tally.add(piece)
+
+    assert tally.tokens == 4
+
+
 def test_a_tally_keeps_little_text() -> None:
     tally = Tally(TextCounter("none"))
     for _ in range(40):

@@ -62,6 +62,13 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(places)]
 
 
+@pytest.mark.parametrize(("text", "assume_open", "reasoning", "content"), TEXTS)
+def test_a_text_fed_by_characters_splits_the_same(text: str, assume_open: bool, reasoning: str, content: str) -> None:
+    splitter = ThinkSplitter(assume_open)
+    parts = [splitter.feed(character) for character in text] + [splitter.close()]
+    assert ("".join(r for r, _ in parts), "".join(c for _, c in parts)) == (reasoning, content)
+
+
 @given(
     st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", "\n", " ", "a", "bc"])).map("".join),
     st.lists(st.integers(0, 60)),

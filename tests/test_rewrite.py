@@ -59,6 +59,14 @@ def test_common_gaps_are_closed_without_writing_the_chunk_anew(delta: dict[str, 
     assert patch(raw, choice.delta) not in (None, raw)
 
 
+def test_bytes_are_not_touched_where_another_key_has_the_same_name() -> None:
+    data = b'{"x":{"delta":{}},"choices":[{"index":0,"delta":{"content":"a"}}]}'
+    (choice,) = decode_chunk(data).choices or []
+    assert choice.delta is not None
+
+    assert patch(b"data: " + data + b"\n\n", choice.delta) is None
+
+
 def test_a_whole_delta_is_left_alone() -> None:
     raw, choice = event({"content": None, "reasoning_content": "x"})
     assert choice.delta is not None

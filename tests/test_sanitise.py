@@ -1,7 +1,8 @@
 """Requests before and after, per contract and host: tests/requests/*.json, against the shipped policies.
 
 A row: `at`, `target` (HOST/MODEL), `route` (default: the target itself), `before`, and `after` with what else it means, or
-`refused` with `param`. `thinking` fixes the switch as a route does; `counts` and `inline` change the host's row for the case.
+`refused` with `param`. `by_beta`: it came by /beta. `thinking` fixes the switch as a route does; `counts` and `inline` change the
+host's row for the case.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import given, settings
@@ -20,8 +23,12 @@ from hypothesis import strategies as st
 from gateway.clock import parse_instant
 from gateway.contracts import Contract
 from gateway.edits import header
+from gateway.emulator.clocks import parse_clock
+from gateway.emulator.command import EmulatorThread
+from gateway.emulator.server import Setup
 from gateway.errors import InvalidRequest
 from gateway.hosts import Deployment
+from gateway.policies import default_folder
 from gateway.sanitise import Sanitised, sanitise
 from tests.asking import NOW, ask, deployment, policies
 
@@ -47,7 +54,7 @@ def sent(row: Row) -> Sanitised:
     assert route is not None
     client = policies().contracts[route.contract_at(parse_instant(row["at"]))]
     route = replace(route, out_of_range=row.get("out_of_range", route.out_of_range))
-    return sanitise(ask(row["before"], row.get("beta", False)), route, client, target_of(row))
+    return sanitise(ask(row["before"], row.get("by_beta", False)), route, client, target_of(row))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "after" in row], ids=lambda row: f"{row['file']}: {row['says']}")
@@ -87,6 +94,38 @@ def test_what_was_made_valid_stays_as_it_is(row: Row) -> None:
     again = {**row, "route": row["target"], "before": {**row["after"], "model": row["target"]}}
     left = [str(edit) for edit in sent(again).edits]
     assert [edit for edit in left if not edit.startswith(("max_tokens=", "rename_reasoning"))] == []
+
+
+def accepted(url: str, body: Row) -> bool:
+    """Whether a host takes this body: any answer but 200 and 400 is an error of the test."""
+    headers = {"content-type": "application/json", "authorization": "Bearer sk-test"}
+    try:
+        with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=20) as answer:
+            return bool(answer.status == 200)
+    except HTTPError as refusal:
+        with refusal:
+            assert refusal.code == 400, refusal.read()
+        return False
+
+
+# The emulator plays the row as it is shipped.
+PLAYED = [row for row in ROWS if "counts" not in row]
+STAGES = sorted({(row["target"].partition("/")[0], row["at"]) for row in PLAYED})
+
+
+@pytest.mark.parametrize(("host", "at"), STAGES)
+def test_the_strict_host_takes_what_is_sent_and_refuses_what_is_refused(host: str, at: str) -> None:
+    setup = Setup(host=host, policies=default_folder(), clock=parse_clock(at), vocabulary="fast")
+    rows = [row for row in PLAYED if (row["target"].partition("/")[0], row["at"]) == (host, at)]
+    wrong = []
+    with EmulatorThread(setup) as emulator:
+        for row in rows:
+            url = f"{emulator.base_url}{'/beta' if row.get('beta') else ''}/chat/completions"
+            body = row.get("after") or {**row["before"], "model": row["target"].partition("/")[2]}
+            # A contradiction is our own refusal: hosts take either word for it.
+            if accepted(url, body) != ("after" in row) and "contradict" not in row.get("refused", ""):
+                wrong.append(row["says"])
+    assert wrong == []
 
 
 TARGETS = [
@@ -173,6 +212,15 @@ def test_strict_tools_by_beta_need_a_host_with_beta() -> None:
         sanitise(ask({"tools": tools}, beta=True), PLAIN, client, deployment("novita/deepseek/deepseek-v4-pro-0813"))
     # A plain request that came by /beta is served anywhere.
     assert not sanitise(ask({"max_tokens": 5}, beta=True), PLAIN, client, deployment("novita/deepseek/deepseek-v4-pro-0813")).beta
+
+
+def test_ignored_reasoning_is_not_part_of_the_prompt() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "because " * 500}]
+    flash = deployment("deepseek/deepseek-flash")
+    plain, tools = ({"messages": turns}, {"messages": turns, "tools": [{"type": "function"}]})
+
+    assert sanitise(ask(plain), PLAIN, flash.contract, flash).prompt_tokens < 50
+    assert sanitise(ask(tools), PLAIN, flash.contract, flash).prompt_tokens > 500
 
 
 def test_a_long_prompt_is_not_copied() -> None:

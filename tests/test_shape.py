@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.assemble import Assembler, decorate_usage
+from gateway.limits import StopRule
 from gateway.sse import Splitter, data_of
-from tests.answers import COST, Case, Run, Stop, cases, deployment, run
+from tests.answers import COST, Case, Run, cases, deployment, run
 
 CASES = cases()
 NAMES = [case.name for case in CASES]
@@ -134,7 +135,7 @@ def test_an_answer_is_cut_exactly_at_its_limit_however_it_is_chunked(limit: int,
     texts = ["".join(words[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
     target = deployment(contract={"tokenizer": "deepseek"})
 
-    made = run(target, [*map(text_chunk, texts), text_chunk("", finish="stop")], stop=Stop("answer", limit))
+    made = run(target, [*map(text_chunk, texts), text_chunk("", finish="stop")], stop=StopRule("answer", limit))
 
     out = list(chunks(made.client))
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in out) == "".join(words[:limit])
@@ -147,7 +148,7 @@ def test_each_choice_has_a_limit_of_its_own_and_the_stream_stops_when_all_have_e
     target = deployment(contract={"tokenizer": "deepseek"})
     reads = [text_chunk(word, index) for word in WORDS for index in (0, 1)]
 
-    made = run(target, reads, stop=Stop("answer", 2), choices=2)
+    made = run(target, reads, stop=StopRule("answer", 2), choices=2)
 
     texts = {0: "", 1: ""}
     for chunk in chunks(made.client):
@@ -160,11 +161,11 @@ def test_one_choice_at_its_limit_does_not_stop_the_others() -> None:
     target = deployment(contract={"tokenizer": "deepseek"})
     reads = [text_chunk(word) for word in WORDS] + [text_chunk(" x", 1), text_chunk("", 1, finish="stop")]
 
-    made = run(target, reads[:-1], stop=Stop("answer", 2), choices=2)
+    made = run(target, reads[:-1], stop=StopRule("answer", 2), choices=2)
     assert not made.shape.stopped
     assert made.shape.failure is not None
 
-    whole = run(target, reads, stop=Stop("answer", 2), choices=2)
+    whole = run(target, reads, stop=StopRule("answer", 2), choices=2)
     assert whole.shape.failure is None
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks(whole.client)][-2:] == ["length", "stop"]
 
@@ -174,7 +175,7 @@ def test_a_tool_call_that_does_not_fit_is_left_out() -> None:
     call = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": " one two three four five six"}}]
     body = {"choices": [{"index": 0, "delta": {"content": " red", "tool_calls": call}, "finish_reason": None}]}
 
-    made = run(target, [b"data: " + json.dumps(body).encode() + b"\n\n"], stop=Stop("answer", 3))
+    made = run(target, [b"data: " + json.dumps(body).encode() + b"\n\n"], stop=StopRule("answer", 3))
 
     (chunk,) = chunks(made.client)
     assert chunk["choices"][0]["delta"] == {"content": " red", "reasoning_content": None}
@@ -196,6 +197,41 @@ def test_nothing_after_the_end_is_read() -> None:
 
     assert made.shape.failure is None
     assert made.client == b"".join(reads[:3])
+
+
+def test_of_two_usage_chunks_a_client_gets_the_last() -> None:
+    first, second = (b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":1}}\n\n' % count for count in (5, 6))
+
+    made = run(deployment(), [text_chunk("a"), text_chunk("", finish="stop"), first, second, b"data: [DONE]\n\n"], asked=True)
+
+    (usage,) = [chunk["usage"] for chunk in chunks(made.client) if not chunk["choices"]]
+    assert usage["prompt_tokens"] == made.meter.usage(True).prompt == 6
+
+
+def test_usage_in_a_chunk_of_an_empty_choice_comes_after_the_finish() -> None:
+    late = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":null}],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
+    reads = [text_chunk("a"), text_chunk("", finish="stop"), late]
+
+    quiet, asked = run(deployment(), reads), run(deployment(), reads, asked=True)
+
+    assert quiet.client == b"".join(reads[:2]) + b"data: [DONE]\n\n"
+    assert [bool(chunk.get("usage")) for chunk in chunks(asked.client)] == [False, False, True]
+
+
+def test_a_host_that_goes_on_after_its_finish_cannot_fill_the_memory() -> None:
+    made = run(deployment(), [text_chunk("", finish="stop"), *[text_chunk("x" * 100_000)] * 60])
+
+    assert made.shape.failure is not None
+    assert made.shape.failure.kind == "too_large"
+
+
+def test_usage_chunks_without_end_are_not_kept() -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1,"x":"' + b"x" * 100_000 + b'"}}\n\n'
+
+    made = run(deployment(), [text_chunk("a"), *[usage] * 60, text_chunk("", finish="stop"), usage], asked=True)
+
+    assert made.shape.failure is None
+    assert len(made.client) < 300_000
 
 
 def test_an_error_event_has_openai_s_shape_and_no_done() -> None:

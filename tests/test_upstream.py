@@ -12,7 +12,7 @@ from gateway.errors import UpstreamError
 from gateway.hosts import Deployment
 from gateway.policies import default_folder, load
 from gateway.upstream.accounts import Account, Accounts
-from gateway.upstream.client import AiohttpUpstream
+from gateway.upstream.client import HttpUpstream
 from gateway.upstream.port import Call
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -45,7 +45,7 @@ class Peer:
 
 
 async def read_all(url: str) -> bytes:
-    upstream = AiohttpUpstream(connect=2)
+    upstream = HttpUpstream(connect=2)
     try:
         answer = await upstream.open(Call(url, {"authorization": "Bearer k"}, b"{}"))
         data = b""
@@ -67,7 +67,7 @@ async def test_an_answer_is_read_to_its_end() -> None:
 
 
 async def test_a_host_that_cannot_be_reached_was_sent_nothing() -> None:
-    upstream = AiohttpUpstream(connect=2)
+    upstream = HttpUpstream(connect=2)
     with pytest.raises(UpstreamError) as caught:
         await upstream.open(Call("http://127.0.0.1:1/v1", {}, b"{}"))
     assert not caught.value.dispatched
@@ -108,7 +108,7 @@ async def test_a_redirect_is_not_followed() -> None:
             writer.write(b"HTTP/1.1 302 Found\r\nlocation: " + target.url.encode() + b"\r\ncontent-length: 0\r\n\r\n")
 
         async with Peer(script) as peer:
-            upstream = AiohttpUpstream(connect=2)
+            upstream = HttpUpstream(connect=2)
             answer = await upstream.open(Call(peer.url, {}, b"{}"))
             assert answer.status == 302
             answer.close()
@@ -136,7 +136,7 @@ async def test_closing_early_is_seen_by_the_host() -> None:
         left.set()
 
     async with Peer(script) as peer:
-        upstream = AiohttpUpstream(connect=2)
+        upstream = HttpUpstream(connect=2)
         answer = await upstream.open(Call(peer.url, {}, b"{}"))
         assert await answer.read() == b"hello"
         answer.close()

@@ -209,7 +209,7 @@ class Emulator:
         if fault.gzip:
             response.enable_compression(web.ContentCoding.gzip)
         await response.prepare(request)
-        outcome = _outcome(fault)
+        outcome = "cut" if fault.no_finish else _outcome(fault)
         steps = shape.stream(outputs, lambda: job.close(outcome), wish.pace / 1000, max(1, wish.chunk))
         edited = fault.edit(
             steps, self.wire.keep_alive, lambda: self.wire.error_events("The engine failed", fault.error_status, shape.head())
@@ -354,8 +354,6 @@ def _routes(emulator: Emulator) -> list[web.RouteDef]:
 
 
 def _outcome(fault: Fault) -> str:
-    if fault.no_finish:
-        return "cut"
     return "error" if fault.finish in ("error", "insufficient_system_resource", "abort") else "ok"
 
 

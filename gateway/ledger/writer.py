@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
+from time import sleep
 from typing import Any, Final, Literal
 
 import apsw
@@ -24,6 +25,8 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger.port import HoldError
 
 BATCH: Final = 256
+# While requests come together, the writer waits this long for more of them: a commit costs far more than an operation.
+GATHER: Final = 0.000001
 
 # Called in the writer's transaction, with the database's clock in microseconds. HoldError only before its first write.
 Operation = Callable[[apsw.Connection, int], Any]
@@ -63,6 +66,7 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = False
         self._last_batch_taken = False
+        self._busy = False
         self._level: Literal["FULL", "NORMAL", ""] = ""
         self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -92,7 +96,10 @@ class Writer:
         if self._last_batch_taken:
             return []
         jobs = [self._queue.get()]
+        if self._busy:
+            sleep(GATHER)
         jobs += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), BATCH - 1))]
+        self._busy = len(jobs) > 1
         self._last_batch_taken = jobs[-1] is None
         return [job for job in jobs if job is not None]
 

@@ -1,85 +1,142 @@
-"""The upstream client: aiohttp with redirects, cookies, proxies from the environment and decompression off."""
+"""The upstream client: HTTP/1.1 over kept connections, and nothing besides.
+
+No redirects, cookies, proxies, decompression or retries: a request is written once. Foreign errors are translated here:
+before the first byte was written nothing can have been billed, after it everything may have been.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-
-import aiohttp
-from yarl import URL
+import ssl
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.upstream.connection import Connection
+from gateway.upstream.pool import Pool
 from gateway.upstream.port import Call
 
-READ_BUFFER = 64 * 1024
 KEEP_IDLE = 15.0
 
-# Foreign errors before the host could have read the request: nothing was billed. Everything else may have been.
-_NOT_DISPATCHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+_PORTS = {"http": 80, "https": 443}
 
 
-def _translate(error: BaseException) -> UpstreamError:
-    if isinstance(error, _NOT_DISPATCHED):
-        kind = UpstreamTimeout if isinstance(error, aiohttp.ConnectionTimeoutError) else UpstreamError
-        return kind("The host could not be reached; nothing was sent.", dispatched=False)
-    if isinstance(error, asyncio.TimeoutError):
-        return UpstreamTimeout("The host did not answer in time.", dispatched=True)
-    return UpstreamError("The host broke the connection.", dispatched=True)
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one URL means: where to connect, and how each request to it begins."""
+
+    secure: bool
+    host: str
+    port: int
+    head: str
 
 
-class AiohttpAnswer:
-    """One answer over aiohttp; see port.Answer."""
+class HttpAnswer:
+    """One answer on its connection; see port.Answer."""
 
-    __slots__ = ("_response", "content_type", "retry_after", "status")
+    __slots__ = ("_connection", "_pool", "content_type", "retry_after", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self.retry_after = response.headers.get("retry-after")
+    def __init__(self, connection: Connection, pool: Pool) -> None:
+        self._connection: Connection | None = connection
+        self._pool = pool
+        fields = connection.fields
+        self.status = connection.status
+        self.content_type = fields.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+        retry = fields.get(b"retry-after")
+        self.retry_after = None if retry is None else retry.decode("latin-1").strip()
 
-    async def read(self) -> bytes:
-        try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            raise _translate(error) from error
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        if self._connection is None:
+            raise RuntimeError("the answer was closed")
+        return self._connection.read()
 
     def close(self) -> None:
-        if self._response.content.is_eof():
-            self._response.release()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if connection.finished():
+            self._pool.put(connection)
         else:
-            self._response.close()
+            connection.abort()
 
 
-class AiohttpUpstream:
-    """The one client of a process; make it inside the running loop."""
+class HttpUpstream:
+    """The one client of a process; make it inside the running loop.
 
-    def __init__(self, connect: float) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=0, keepalive_timeout=KEEP_IDLE, family=socket.AF_UNSPEC, ttl_dns_cache=60
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, connect=None, sock_read=None),
-            auto_decompress=False,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-            read_bufsize=READ_BUFFER,
-        )
-        self._urls: dict[str, URL] = {}
+    `connect` limits, in seconds, name, socket and TLS together. `idle`: how long a connection is kept for the next request.
+    """
 
-    async def open(self, call: Call) -> AiohttpAnswer:
-        url = self._urls.get(call.url)
-        if url is None:
-            url = self._urls[call.url] = URL(call.url, encoded=True)
-        try:
-            response = await self._session.request("POST", url, data=call.body, headers=call.headers, allow_redirects=False)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise _translate(error) from error
-        if "content-encoding" in response.headers and response.headers["content-encoding"] != "identity":
-            response.close()
-            raise UpstreamError("The host compressed its answer although it was asked not to.", dispatched=True)
-        return AiohttpAnswer(response)
+    def __init__(self, connect: float, *, idle: float = KEEP_IDLE, context: ssl.SSLContext | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect_seconds = connect
+        self._idle = idle
+        self._context = context or ssl.create_default_context()
+        self._context.set_alpn_protocols(["http/1.1"])
+        self._targets: dict[str, tuple[Target, Pool]] = {}
+        self._pools: dict[tuple[bool, str, int], Pool] = {}
+
+    async def open(self, call: Call) -> HttpAnswer:
+        """Raises ValueError, with nothing sent, when a header cannot be written as one line of ASCII."""
+        target, pool = self._targets.get(call.url) or self._resolve(call.url)
+        request = _request(target, call)
+        connection = pool.take() or await self._connect(target)
+        await connection.ask(request)
+        return HttpAnswer(connection, pool)
 
     async def close(self) -> None:
-        await self._session.close()
+        """Close the idle connections; answers under way are their readers'."""
+        for pool in self._pools.values():
+            pool.close()
+        # The sockets themselves are closed in the loop's next turn.
+        await asyncio.sleep(0)
+
+    def _resolve(self, url: str) -> tuple[Target, Pool]:
+        target = _target(url)
+        origin = (target.secure, target.host, target.port)
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = Pool(self._idle)
+        self._targets[url] = target, pool
+        return target, pool
+
+    async def _connect(self, target: Target) -> Connection:
+        secure = {"ssl": self._context, "server_hostname": target.host} if target.secure else {}
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                return (await self._loop.create_connection(Connection, target.host, target.port, **secure))[1]
+        except TimeoutError as error:
+            raise UpstreamTimeout("The host could not be reached in time; nothing was sent.", dispatched=False) from error
+        except ssl.SSLError as error:
+            raise UpstreamError("The host could not be reached securely (TLS); nothing was sent.", dispatched=False) from error
+        except (OSError, UnicodeError) as error:
+            raise UpstreamError("The host could not be reached; nothing was sent.", dispatched=False) from error
+
+
+def _target(url: str) -> Target:
+    """Read a URL; raises UpstreamError for one that cannot be posted to."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise _unusable() from None
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not plain or parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+        raise _unusable()
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+    return Target(parts.scheme == "https", parts.hostname, port or _PORTS[parts.scheme], head)
+
+
+def _unusable() -> UpstreamError:
+    return UpstreamError("The host's URL is not http(s)://name[:port]/path in ASCII; nothing was sent.", dispatched=False)
+
+
+def _request(target: Target, call: Call) -> bytes:
+    """The bytes of a request. A line break inside a header would be a header of its own, so the breaks are counted."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in call.headers.items()])
+    count = len(call.headers)
+    if lines.count("\r") != count or lines.count("\n") != count or "\0" in lines or not lines.isascii():
+        raise ValueError("a header for the host holds a line break, NUL or a character beyond ASCII")
+    return f"{target.head}{lines}content-length: {len(call.body)}\r\n\r\n".encode("ascii") + call.body

@@ -1,0 +1,218 @@
+"""The truth: over thousands of mixed requests at several dates, hosts and currencies, the ledger says what the hosts' own bills say."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.ledger.verify import verify
+from tests.harness import KEY, EmulatedHost, LiveGateway
+from tests.load import TOOLS, Ask, Got, played, prompt_text
+
+
+@dataclass(frozen=True)
+class World:
+    """One gateway at one date: its hosts with their currencies, and what its clients ask for (host -> model names)."""
+
+    clock: str
+    hosts: dict[str, str]
+    models: dict[str, tuple[str, ...]]
+    requests: int
+    tools: bool = True
+
+
+R1 = "openrouter/deepseek/deepseek-r1-0528"
+WORLDS = {
+    "R1, at a discount, in CNY": World(
+        "2025-02-27T17:00:00Z", {"deepseek": "CNY"}, {"deepseek": ("deepseek-reasoner", "deepseek-chat")}, 400, tools=False
+    ),
+    "R1-0528": World(
+        "2025-06-02T12:00:00Z",
+        {"deepseek": "USD", "openrouter": "USD", "novita": "USD"},
+        {
+            "deepseek": ("deepseek-reasoner", "deepseek-chat"),
+            "openrouter": (R1, "deepseek-r1"),
+            "novita": ("novita/deepseek/deepseek-r1-0528",),
+        },
+        550,
+    ),
+    "V4, at the peak": World(
+        "2026-11-20T02:00:00Z",
+        {"deepseek": "USD", "openrouter": "USD", "novita": "USD"},
+        {
+            "deepseek": ("deepseek-flash", "deepseek-v4-pro", "deepseek-chat"),
+            "openrouter": (R1, "deepseek-v3.2", "deepseek-reasoner", "deepseek-r1"),
+            "novita": ("novita/deepseek/deepseek-v3.2", "novita/deepseek/deepseek-v4-flash-0731"),
+        },
+        800,
+    ),
+    "V4, on a Saturday, in CNY": World(
+        "2026-11-21T02:00:00Z", {"deepseek": "CNY"}, {"deepseek": ("deepseek-flash", "deepseek-v4-pro", "deepseek-chat")}, 300
+    ),
+}
+
+# What goes wrong inside an answer. Weights are shares of all requests.
+FAULTS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (6, {"cut_after": 60, "how": "fin"}),
+    (4, {"cut_after": 45, "how": "rst"}),
+    (2, {"stall_after": 50, "seconds": 30}),
+    (5, {"error_after": 55, "error_status": 500}),
+    (2, {"error_after": 40, "error_status": 429}),
+    (5, {"no_usage": True}),
+    (4, {"usage_twice": True}),
+    (5, {"usage_every_chunk": True}),
+    (3, {"usage_every_chunk": True, "cut_after": 50}),
+    (4, {"finish": "insufficient_system_resource"}),
+    (4, {"no_finish": True}),
+    (4, {"no_done": True}),
+    (4, {"keep_alive": 3, "keep_alive_pause": 0.001}),
+    (4, {"blank_lines": 3}),
+    (4, {"slice": 1}),
+    (4, {"crlf": True}),
+    (4, {"u2028": True}),
+    (2, {"crlf": True, "u2028": True, "slice": 7}),
+    (3, {"invalid_json_after": 50}),
+    (2, {"huge_event": 300_000}),
+    (1, {"huge_event": 1_500_000}),
+    (2, {"gzip": True}),
+    (3, {"html": True, "status": 200}),
+    (2, {"html": True}),
+    (2, {"redirect": "http://127.0.0.1:9/elsewhere"}),
+    (2, {"status": 400}),
+    (2, {"status": 401}),
+    (2, {"status": 402}),
+    (1, {"status": 404}),
+    (2, {"status": 429, "retry_after": 7}),
+    (2, {"status": 500}),
+    (2, {"status": 503}),
+    (1, {"status": 529}),
+    (2, {"set_cookie": True}),
+    (2, {"delay": 0.05}),
+    (1, {"hang": True}),
+    (2, {"usage": {"prompt_tokens": -4, "completion_tokens": 20}}),
+    (2, {"usage": {"prompt_tokens": 10**9, "completion_tokens": 20}}),
+    (2, {"usage": {"prompt_tokens": "many", "completion_tokens": 1.5}}),
+    (2, {"usage": {"prompt_tokens": 10, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 64}}}),
+)
+TIMEOUTS = {"FAREGATE_TIMEOUT_FIRST_BYTE": "4", "FAREGATE_TIMEOUT_IDLE": "2", "FAREGATE_TIMEOUT_TOTAL": "8"}
+
+
+def asks_of(world: World, host: str, count: int, seed: int) -> list[Ask]:
+    """The traffic to one host: the same for the same seed."""
+    chosen = random.Random(seed)
+    openings = [prompt_text(chosen, 3000) for _ in range(3)]
+    return [_ask(world, host, chosen, openings) for _ in range(count)]
+
+
+def _ask(world: World, host: str, chosen: random.Random, openings: list[str]) -> Ask:
+    body: dict[str, Any] = {"model": chosen.choice(world.models[host]), "stream": chosen.random() < 0.6}
+    if body["stream"] and chosen.random() < 0.5:
+        body["stream_options"] = {"include_usage": True}
+    wish = f"answer={chosen.randrange(30, 120)} reasoning={chosen.randrange(20, 80)}"
+    leaves = chosen.random() < 0.12
+    if leaves:
+        wish = "answer=3000 reasoning=40 pace=2"
+    elif world.tools and chosen.random() < 0.15:
+        body["tools"] = TOOLS
+        wish += " tool=get_weather tools=2"
+    elif chosen.random() < 0.2:
+        body["max_tokens"] = chosen.choice((10, 25, 60, 4000))
+    body["messages"] = _messages(chosen, openings, wish)
+    fault = _fault(chosen) if not leaves and chosen.random() < 0.4 else None
+    if not leaves:
+        return Ask(body, fault)
+    return Ask(body, events=chosen.randrange(60, 200)) if body["stream"] else Ask(body, patience=chosen.uniform(0.3, 0.8))
+
+
+def _messages(chosen: random.Random, openings: list[str], wish: str) -> list[dict[str, Any]]:
+    question = {"role": "user", "content": f"{prompt_text(chosen, chosen.randrange(200, 1500))}\n[[{wish}]]"}
+    if chosen.random() < 0.4:
+        return [{"role": "system", "content": chosen.choice(openings)}, question]
+    if chosen.random() < 0.4:
+        earlier = {"role": "user", "content": chosen.choice(openings)[:1000]}
+        return [earlier, {"role": "assistant", "content": prompt_text(chosen, 600), "reasoning_content": "Let me see."}, question]
+    return [question]
+
+
+def _fault(chosen: random.Random) -> dict[str, Any]:
+    weights = [weight for weight, _ in FAULTS]
+    return dict(chosen.choices([fault for _, fault in FAULTS], weights)[0])
+
+
+@dataclass
+class Day:
+    """What came of one world's traffic: the answers, every host's bill, the ledger's rows, the metrics."""
+
+    world: World
+    got: list[Got]
+    bill: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, Any]]
+    metrics: str
+    invariants: list[str]
+    twice: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Day]]:
+    """Plays a world once; all tests look at what came of it."""
+    known: dict[str, Day] = {}
+
+    def day(name: str) -> Day:
+        if name not in known:
+            known[name] = _played(WORLDS[name], tmp_path_factory.mktemp("truth"))
+        return known[name]
+
+    yield day
+
+
+def _played(world: World, folder: Path) -> Day:
+    hosts = {host: EmulatedHost(host, folder, world.clock, "--currency", currency) for host, currency in world.hosts.items()}
+    settings = TIMEOUTS | {f"FAREGATE_CURRENCY_{host.upper()}": currency for host, currency in world.hosts.items()}
+    urls = {name: host.url for name, host in hosts.items()}
+    try:
+        with LiveGateway(folder, (), world.clock, settings, urls) as gateway:
+            return _day(world, gateway, hosts)
+    finally:
+        for host in hosts.values():
+            host.close()
+
+
+def _day(world: World, gateway: LiveGateway, hosts: dict[str, EmulatedHost]) -> Day:
+    asks: list[Ask] = []
+    for number, (name, host) in enumerate(hosts.items()):
+        mine = asks_of(world, name, world.requests // len(hosts), seed=number)
+        host.faults(*(_item(ask.fault) for ask in mine))
+        asks += mine
+    random.Random(1).shuffle(asks)
+    got = played(gateway.root + "/v1/chat/completions", KEY, asks)
+    _wait_until_quiet(gateway)
+    bills = [row for host in hosts.values() for row in _bill(host)]
+    rows = gateway.rows(1000)
+    twice = [id for id, count in Counter(row["id"] for row in (*bills, *rows)).items() if count > 2]
+    by_id = {row["id"]: row for row in bills}
+    return Day(world, got, by_id, {row["id"]: row for row in rows}, gateway.metrics(), verify(gateway.ledger), twice)
+
+
+def _item(fault: dict[str, Any] | None) -> Any:
+    return fault
+
+
+def _bill(host: EmulatedHost) -> list[dict[str, Any]]:
+    return list(host.bill().values())
+
+
+def _wait_until_quiet(gateway: LiveGateway) -> None:
+    """Until every request is settled: those whose client has left go on for a moment."""
+    deadline = time.monotonic() + 20
+    while "faregate_open_streams 0" not in gateway.metrics():
+        assert time.monotonic() < deadline, gateway.log[-2000:]
+        time.sleep(0.05)
