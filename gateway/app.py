@@ -10,6 +10,7 @@ from typing import Any
 from gateway.admin.app import build_admin
 from gateway.clock import Clock, instant_text
 from gateway.exchange import Exchange, Ports
+from gateway.experience import Experience
 from gateway.front import server
 from gateway.front.app import Front
 from gateway.front.auth import Keys, pepper_for
@@ -68,7 +69,7 @@ class Gateway:
     def _ports(self, ledger: SqliteLedger, upstream: HttpUpstream) -> Ports:
         settings = self.settings
         limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
-        return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, self.metrics)
+        return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, Experience(), self.metrics)
 
     def _front(self, exchange: Exchange) -> Front:
         shifted = self.settings.clock is not None

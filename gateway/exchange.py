@@ -17,7 +17,8 @@ import msgspec
 
 from gateway import receipts
 from gateway.clock import Clock
-from gateway.errors import FaregateError, InternalError, InvalidRequest, ModelNotFound, UpstreamError, UpstreamTimeout
+from gateway.errors import FaregateError, InternalError, ModelNotFound, UpstreamError, UpstreamTimeout
+from gateway.experience import Experience
 from gateway.ledger.port import Ledger
 from gateway.outcome import Billed, LedgerRow, Outcome, Status
 from gateway.policies import Policies
@@ -61,6 +62,7 @@ class Ports:
     accounts: Callable[[Policies], Accounts]
     clock: Clock
     deadlines: Deadlines
+    experience: Experience
     observer: Observer
 
 
@@ -104,7 +106,7 @@ class _Course:
         gone.then(watch.client_left)
         self._ports.observer.stream_opened()
         try:
-            await self._ride(journey, reply_for(journey, self._responder, watch), watch)
+            await self._ride(journey, reply_for(journey, self._responder, watch, self._ports.experience), watch)
         finally:
             watch.close()
             self._ports.observer.stream_closed()
@@ -148,6 +150,9 @@ class _Course:
         if stopping is not None:
             raise stopping
         await self._finish(reply, row, failure)
+        if failure is None and row.usage is not None:
+            deployment, estimate = journey.candidate.deployment.name, journey.candidate.sanitised.prompt_tokens
+            self._ports.experience.learn(deployment, row.usage, estimate, int(watch.waited * 1000))
         self._observe(journey, row, charged, watch, failure)
 
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
@@ -269,9 +274,8 @@ def _status(failure: Exception | None, reply: Reply) -> Status:
         return "timeout"
     if isinstance(failure, UpstreamError):
         return "upstream_error"
-    if isinstance(failure, InvalidRequest):
-        return "client_error"
-    return "upstream_error" if isinstance(failure, FaregateError) and failure.fault == "upstream" else "gateway_error"
+    # A refusal of the host: what it says of the request.
+    return _refused_status(failure) if isinstance(failure, FaregateError) else "gateway_error"
 
 
 def _refused_status(error: FaregateError) -> Status:

@@ -6,18 +6,22 @@ Each takes the opened answer, holds back its end, and gives it after the charge 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
 from gateway.dialects import HostError, read_error, read_json, write_json
 from gateway.edits import Edit, header
 from gateway.errors import ContextExceeded, FaregateError, UpstreamError
+from gateway.experience import Experience
 from gateway.host_errors import overflow, refusal
 from gateway.meter import Meter
 from gateway.money import Money
 from gateway.outcome import LedgerRow
 from gateway.receipts import Journey
 from gateway.relay import collect, pump
+from gateway.sanitise import count_sent
 from gateway.shape import StreamFailure, StreamShape
 from gateway.upstream.port import Answer
 from gateway.usage import Usage
@@ -44,10 +48,10 @@ class Responder(Protocol):
     async def error(self, error: FaregateError, headers: dict[str, str] | None = None) -> None: ...
 
 
-def reply_for(journey: Journey, responder: Responder, watch: Watch) -> Reply:
+def reply_for(journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> Reply:
     """How this request's answer is given."""
     kind = StreamReply if journey.request.stream else AssembledReply if journey.streams_upstream else WholeReply
-    return kind(journey, responder, watch)
+    return kind(journey, responder, watch, experience)
 
 
 class Reply(ABC):
@@ -55,12 +59,14 @@ class Reply(ABC):
 
     content_type = "application/json"
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
         self._journey = journey
         self._responder = responder
         self._watch = watch
         self._deployment = journey.candidate.deployment
-        self.meter = Meter(self._deployment, journey.candidate.sanitised.prompt_tokens, journey.request.answers)
+        self._experience = experience
+        prompt = experience.prompt(self._deployment.name, journey.candidate.sanitised.prompt_tokens)
+        self.meter = Meter(self._deployment, prompt, journey.request.answers)
         self.failure: FaregateError | None = None
 
     @property
@@ -87,7 +93,11 @@ class Reply(ABC):
 
     def usage(self, complete: bool) -> Usage:
         """What was used: reported by the host where it did, else counted."""
-        return self.meter.usage(complete)
+        usage = self.meter.usage(complete)
+        if usage.sources.cache_miss != "counted":
+            return usage
+        # The estimate was good enough for a hold; a charge is worth the real tokenizer.
+        return replace(usage, cache_miss=max(1, count_sent(self._journey.candidate.sanitised, self._deployment)))
 
     async def take(self, answer: Answer) -> None:
         """Read the answer; raises UpstreamError or the host's refusal as the client's error."""
@@ -116,8 +126,8 @@ class StreamReply(Reply):
 
     content_type = "text/event-stream"
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
-        super().__init__(journey, responder, watch)
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
+        super().__init__(journey, responder, watch, experience)
         self.shape = StreamShape(
             self._deployment,
             include_usage=journey.request.include_usage,
@@ -152,7 +162,8 @@ class StreamReply(Reply):
 
     def _failed(self, failure: StreamFailure) -> FaregateError:
         error = HostError(failure.status, failure.code, failure.message)
-        billed = self.meter.produced or bool(self.meter.reported)
+        # Only an error that the host states before any text, and without usage, is certainly free.
+        billed = failure.kind != "error_event" or self.meter.produced or bool(self.meter.reported)
         if overflow(error) and not billed:
             return ContextExceeded(failure.message)
         return UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
@@ -170,8 +181,8 @@ class AssembledReply(StreamReply):
 
     content_type = "application/json"
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
-        super().__init__(journey, responder, watch)
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
+        super().__init__(journey, responder, watch, experience)
         self._assembler = Assembler()
 
     async def _sink(self, data: bytes) -> None:
@@ -186,8 +197,8 @@ class AssembledReply(StreamReply):
 class WholeReply(Reply):
     """One JSON body, passed on with the price in its usage; keep-alive blank lines before it too."""
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch) -> None:
-        super().__init__(journey, responder, watch)
+    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
+        super().__init__(journey, responder, watch, experience)
         self._blank = b""
         self._body: dict[str, Any] = {}
         self._edits: set[str] = set()
@@ -220,6 +231,15 @@ class WholeReply(Reply):
         if not self.meter.reported and not self.meter.produced:
             return refusal(self._deployment.host.host, fault.status or 500, fault)
         return UpstreamError(f"{self._deployment.host.host}: {fault.message}", dispatched=True)
+
+    def usage(self, complete: bool) -> Usage:
+        """As reported; of an answer that broke or was given up, what its host has probably produced by then."""
+        found = super().usage(complete)
+        if complete or found.sources.output == "reported":
+            return found
+        produced = self._experience.unseen_output(self._deployment.name, int(self._watch.elapsed * 1000))
+        most = self._journey.candidate.sanitised.max_output * self._journey.request.answers
+        return replace(found, output=max(found.output, min(produced, most)), sources=replace(found.sources, output="unknown"))
 
     async def finish(self, row: LedgerRow) -> None:
         self._body["usage"] = self._priced(row)

@@ -17,9 +17,9 @@ from gateway.hosts import Deployment
 from gateway.limits import RouteRules, StopRule
 from gateway.messages import Rewriter, check, missing_reasoning, uses_tools
 from gateway.request import ChatRequest
-from gateway.tokens import estimate_prompt
+from gateway.tokens import count_prompt, estimate_prompt
 
-__all__ = ["Sanitised", "StopRule", "sanitise"]
+__all__ = ["Sanitised", "StopRule", "count_sent", "sanitise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,22 @@ def _switch(request: ChatRequest, wish: thinking.Wish, client: Contract, target:
     return switch if refusal is None else switch.turned_off(refusal)
 
 
+def count_sent(sanitised: Sanitised, target: Deployment) -> int:
+    """Tokens of the prompt that was sent, as well as we can count them: for a charge that the host's report does not settle."""
+    body = sanitised.body
+    if target.contract.tokenizer != "deepseek":
+        return sanitised.prompt_tokens
+    return count_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(body, target, sanitised.thinking))
+
+
 def _prompt_tokens(body: dict[str, Any], target: Deployment, thinks: bool) -> int:
-    """The estimate of what the model reads: earlier reasoning only where the version reads it."""
+    return estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(body, target, thinks))
+
+
+def _reads_reasoning(body: dict[str, Any], target: Deployment, thinks: bool) -> bool:
+    """Whether the version reads earlier reasoning, so that it is a part of the prompt."""
     rule = target.contract.reasoning.send_back
-    reads = rule in ("within_turn", "always") or (rule == "with_tools" and thinks and uses_tools(body))
-    return estimate_prompt(body["messages"], body.get("tools"), reasoning=reads)
+    return rule in ("within_turn", "always") or (rule == "with_tools" and thinks and uses_tools(body))
 
 
 def _ask_for_stream(body: dict[str, Any], stream: bool, target: Deployment) -> None:

@@ -224,7 +224,7 @@ def _weighed(data: bytes) -> int:
 
 
 def estimate(text: str) -> int:
-    """Tokens of a text, estimated by the classes of its bytes; docs/decisions/003-counting.md has the error."""
+    """Tokens of a text, estimated by the classes of its bytes; docs/decisions/005-counting.md has the error."""
     return -(-milli(text) // 1000)
 
 
@@ -280,6 +280,25 @@ def estimate_prompt(messages: Sequence[Mapping[str, Any]], tools: Any = None, *,
 
     `reasoning`: whether the version reads earlier reasoning; where it ignores it, it is not in the prompt.
     """
+    pieces, extra = _prompt(messages, tools, reasoning)
+    return extra + estimate("".join(pieces))
+
+
+def count_prompt(messages: Sequence[Mapping[str, Any]], tools: Any = None, *, reasoning: bool = True) -> int:
+    """As `estimate_prompt`, by DeepSeek's vocabulary: exact for the texts of an ordinary prompt, by samples of a long one (40 ms at most)."""
+    pieces, extra = _prompt(messages, tools, reasoning)
+    texts = [text for text in pieces if text]
+    length = sum(map(len, texts))
+    if length <= SAMPLE:
+        return extra + sum(map(vocabulary().count, texts))
+    text = "\n".join(texts)
+    step = BLOCK * -(-len(text) // SAMPLE)
+    sample = [text[at : at + BLOCK] for at in range(0, len(text), step)]
+    return extra + sum(map(vocabulary().count, sample)) * length // sum(map(len, sample))
+
+
+def _prompt(messages: Sequence[Mapping[str, Any]], tools: Any, reasoning: bool) -> tuple[list[str], int]:
+    """The texts of a prompt, and the tokens that the template adds to them."""
     pieces: list[str] = []
     extra = START + sum(_message(message, pieces) for message in messages)
     if reasoning:
@@ -287,7 +306,7 @@ def estimate_prompt(messages: Sequence[Mapping[str, Any]], tools: Any = None, *,
     if tools:
         pieces.append(msgspec.json.encode(tools).decode())
         extra += TOOLS
-    return extra + estimate("".join(pieces))
+    return pieces, extra
 
 
 def _message(message: Mapping[str, Any], pieces: list[str]) -> int:

@@ -26,7 +26,9 @@ class Watch:
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task is not None, "a watch belongs to the task that serves a request"
+        self._task = task
         self._deadlines = deadlines
         self._start = monotonic()
         self._activity = self._start
@@ -39,20 +41,26 @@ class Watch:
 
     async def guard(self, wait: Awaitable[T]) -> T:
         """Await the host; an interrupt that came earlier is raised at once."""
-        if self._reason is not None:
+        if (reason := self.reason) is not None:
             self._discard(wait)
-            raise self._reason
+            raise reason
         self._waiting = True
         begun = self._activity = monotonic()
         try:
             return await wait
         except asyncio.CancelledError:
-            if self._reason is None or self._task is None or self._task.uncancel() > 0:
+            reason = self.reason
+            if reason is None or self._task.uncancel() > 0:
                 raise
-            raise self._reason from None
+            raise reason from None
         finally:
             self._waiting = False
             self.waited += monotonic() - begun
+
+    @property
+    def reason(self) -> Exception | None:
+        """Why the wait for the host is over, once it is."""
+        return self._reason
 
     def opened(self) -> None:
         """The host has begun to answer: from now on the idle limit counts."""
@@ -69,11 +77,16 @@ class Watch:
         """Stop waiting for the host; the first reason stays."""
         if self._reason is None:
             self._reason = reason
-            if self._waiting and self._task is not None:
+            if self._waiting:
                 self._task.cancel()
 
     def client_left(self) -> None:
         self.interrupt(ClientGone())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the dispatch."""
+        return monotonic() - self._start
 
     def close(self) -> None:
         self._timer.cancel()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +156,12 @@ class Day:
     rows: dict[str, dict[str, Any]]
     metrics: str
     invariants: list[str]
-    twice: list[str] = field(default_factory=list)
+    faults: dict[str, dict[str, Any]]
+
+    @property
+    def counted(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """(row, bill) of every charge that rests on our own count."""
+        return [(row, self.bill[id]) for id, row in self.rows.items() if id in self.bill and row["usage"] and not reported(row)]
 
 
 @pytest.fixture(scope="module")
@@ -190,24 +193,32 @@ def _day(world: World, gateway: LiveGateway, hosts: dict[str, EmulatedHost]) -> 
     asks: list[Ask] = []
     for number, (name, host) in enumerate(hosts.items()):
         mine = asks_of(world, name, world.requests // len(hosts), seed=number)
-        host.faults(*(_item(ask.fault) for ask in mine))
+        host.faults(*(ask.fault for ask in mine))
         asks += mine
     random.Random(1).shuffle(asks)
     got = played(gateway.root + "/v1/chat/completions", KEY, asks)
     _wait_until_quiet(gateway)
-    bills = [row for host in hosts.values() for row in _bill(host)]
+    bill = [row for host in hosts.values() for row in host.bill().values()]
     rows = gateway.rows(1000)
-    twice = [id for id, count in Counter(row["id"] for row in (*bills, *rows)).items() if count > 2]
-    by_id = {row["id"]: row for row in bills}
-    return Day(world, got, by_id, {row["id"]: row for row in rows}, gateway.metrics(), verify(gateway.ledger), twice)
+    assert len({row["id"] for row in bill}) == len(bill)
+    assert len({row["id"] for row in rows}) == len(rows)
+    return Day(
+        world, got, _by_id(bill), _by_id(rows), gateway.metrics(), verify(gateway.ledger), _faults(world, hosts)
+    )
 
 
-def _item(fault: dict[str, Any] | None) -> Any:
-    return fault
+def _by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in rows}
 
 
-def _bill(host: EmulatedHost) -> list[dict[str, Any]]:
-    return list(host.bill().values())
+def _faults(world: World, hosts: dict[str, EmulatedHost]) -> dict[str, dict[str, Any]]:
+    """Which request met which fault: faults go to requests in the order in which these reach the host."""
+    met: dict[str, dict[str, Any]] = {}
+    for number, (name, host) in enumerate(hosts.items()):
+        script = [ask.fault for ask in asks_of(world, name, world.requests // len(hosts), seed=number)]
+        for seen, fault in zip(host.requests(), script, strict=False):
+            met[seen["headers"]["x-request-id"]] = fault or {}
+    return met
 
 
 def _wait_until_quiet(gateway: LiveGateway) -> None:
@@ -216,3 +227,8 @@ def _wait_until_quiet(gateway: LiveGateway) -> None:
     while "faregate_open_streams 0" not in gateway.metrics():
         assert time.monotonic() < deadline, gateway.log[-2000:]
         time.sleep(0.05)
+
+
+def reported(row: dict[str, Any]) -> bool:
+    sources = row["usage"]["sources"]
+    return bool(sources["cache_miss"] == sources["output"] == "reported")

@@ -35,6 +35,8 @@ def start(model: Path, port: int) -> Any:
     llama: Any = importlib.import_module(PACKAGES[0])
     params = llama.CommonParams()
     params.model.path = str(model)
+    params.chat_template = "gemma"
+    params.use_jinja = False
     params.model_alias = {"gemma3-270m"}
     params.n_ctx = CONTEXT
     params.n_parallel = SLOTS

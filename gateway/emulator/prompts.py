@@ -14,7 +14,7 @@ from gateway.emulator.tokens import Tokens, pack
 
 _SPECIAL = 0x8000_0000
 BOS, EOS, USER, ASSISTANT, THINK, END_THINK, TOOL, CALL = (pack([_SPECIAL + number]) for number in range(8))
-_TOOLS_PREAMBLE = pack(_SPECIAL + 100 + number for number in range(24))
+_TOOLS_PREAMBLE = pack(_SPECIAL + 100 + number for number in range(220))
 IMAGE = pack([_SPECIAL + 8] * 384)
 
 

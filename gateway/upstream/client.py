@@ -102,16 +102,17 @@ class HttpUpstream:
         return target, pool
 
     async def _connect(self, target: Target) -> Connection:
-        secure = {"ssl": self._context, "server_hostname": target.host} if target.secure else {}
+        context, name = (self._context, target.host) if target.secure else (None, None)
         try:
             async with asyncio.timeout(self._connect_seconds):
-                return (await self._loop.create_connection(Connection, target.host, target.port, **secure))[1]
+                made = await self._loop.create_connection(Connection, target.host, target.port, ssl=context, server_hostname=name)
         except TimeoutError as error:
             raise UpstreamTimeout("The host could not be reached in time; nothing was sent.", dispatched=False) from error
         except ssl.SSLError as error:
             raise UpstreamError("The host could not be reached securely (TLS); nothing was sent.", dispatched=False) from error
         except (OSError, UnicodeError) as error:
             raise UpstreamError("The host could not be reached; nothing was sent.", dispatched=False) from error
+        return made[1]
 
 
 def _target(url: str) -> Target:

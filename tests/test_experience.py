@@ -1,0 +1,42 @@
+"""What is learnt from reported answers, and that nothing else teaches."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.experience import TYPICAL_PACE, Experience
+from gateway.usage import Sources, Usage
+
+COUNTED = Sources("unknown", "counted", "counted", "counted")
+
+
+def test_a_new_deployment_is_taken_as_estimated() -> None:
+    experience = Experience()
+    assert experience.prompt("novita/r1", 100) == 100
+    assert experience.unseen_output("novita/r1", 2000) == 2 * TYPICAL_PACE
+
+
+def test_reported_answers_correct_prompt_and_pace() -> None:
+    experience = Experience()
+    for _ in range(40):
+        experience.learn("novita/r1", Usage(0, 120, 500, 0), 100, 1000)
+    assert 118 <= experience.prompt("novita/r1", 100) <= 122
+    assert 490 <= experience.unseen_output("novita/r1", 1000) <= 510
+    assert experience.prompt("nebius/r1", 100) == 100, "another deployment learns nothing from it"
+
+
+def test_our_own_counts_teach_nothing() -> None:
+    experience = Experience()
+    experience.learn("novita/r1", Usage(0, 500, 500, 0, COUNTED), 100, 1000)
+    assert experience.prompt("novita/r1", 100) == 100
+    assert experience.unseen_output("novita/r1", 1000) == TYPICAL_PACE
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**7)), max_size=20), st.integers(0, 10**7))
+def test_an_estimate_is_never_free(lessons: list[tuple[int, int, int]], milliseconds: int) -> None:
+    experience = Experience()
+    for prompt, output, spent in lessons:
+        experience.learn("d", Usage(0, prompt, output, 0), 50, spent)
+    assert experience.unseen_output("d", milliseconds) >= 1
+    assert experience.prompt("d", 0) >= 1
