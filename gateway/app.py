@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Gateway:
         stop = asyncio.Event()
         watching = asyncio.create_task(self.policies.watch(stop))
         front = self._front(Exchange(self._ports(ledger, upstream)))
+        _spare_the_collector()
         try:
             await server.serve(front, self._admin(ledger, front), settings, on_hup=self.policies.reload, on_started=self._announce)
         finally:
@@ -129,8 +131,17 @@ class Gateway:
         log.info("serving on http://%s:%s/v1, admin on http://%s:%s; hosts: %s", *data, *admin, ", ".join(names) or "none is configured")
         if self.settings.clock is not None:
             log.warning("FAREGATE_CLOCK is set: prices and names are those of %s", instant_text(self.clock.now()))
-        for warning in (*self.settings.warnings, *self.policies.current.warnings_at(self.clock.now())):
+        for warning in self.settings.warnings:
             log.warning("%s", warning)
+        if count := len(self.policies.current.warnings_at(self.clock.now())):
+            log.warning("%s warnings about the policies in force: `faregate check` lists them", count)
+
+
+def _spare_the_collector() -> None:
+    """What has been loaded stays for the life of the process, and requests make no cycles: the collector need not look often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def ledger_file(settings: Settings) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway import receipts
 from gateway.clock import Clock
-from gateway.errors import FaregateError, InternalError, ModelNotFound, UpstreamError, UpstreamTimeout
+from gateway.errors import FaregateError, InternalError, ModelNotFound, PriceUnknown, UpstreamError, UpstreamTimeout
 from gateway.experience import Experience
 from gateway.ledger.port import Ledger
 from gateway.outcome import Billed, LedgerRow, Outcome, Status
@@ -162,7 +162,6 @@ class _Course:
             account.headers(self._request.id, journey.streams_upstream),
             msgspec.json.encode(journey.candidate.sanitised.body),
         )
-        self._responder.dispatched = True
         try:
             answer = await watch.guard(self._ports.upstream.open(call))
             watch.opened()
@@ -206,19 +205,22 @@ class _Course:
             await reply.finish(row)
         else:
             error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
+            # What may have been billed is never asked for again by a client's default.
+            self._responder.dispatched = row.usage is not None
             await self._responder.error(error, reply.headers)
 
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""
         await self._responder.error(error, {})
         elapsed = self._ports.clock.monotonic() - self._arrived
+        place = error.details if isinstance(error, PriceUnknown) and error.details else {}
         self._ports.observer.observe(
             Outcome(
                 status=_refused_status(error),
                 team=self._caller.team,
                 route=self._request.model if self._policies.route(self._request.model) else "other",
-                host="",
-                model="",
+                host=place.get("host", ""),
+                model=place.get("model", ""),
                 contract="",
                 edits=(),
                 duration=elapsed,

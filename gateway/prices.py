@@ -351,7 +351,7 @@ class Prices:
         line = self._lines.get((host, model, currency))
         card = line.card(at) if line else None
         if card is None:
-            raise PriceUnknown(self._unknown(host, model, currency, at))
+            raise PriceUnknown(self._unknown(host, model, currency, at), details={"host": host, "model": model, "currency": currency})
         return card
 
     def _unknown(self, host: str, model: str, currency: str, at: datetime) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from dataclasses import replace
 from typing import Any, Protocol
 
 from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +166,11 @@ class Day:
         return [(row, self.bill[id]) for id, row in self.rows.items() if id in self.bill and row["usage"] and not reported(row)]
 
 
+Days = Callable[[str], Day]
+
+
 @pytest.fixture(scope="module")
-def days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Day]]:
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     """Plays a world once; all tests look at what came of it."""
     known: dict[str, Day] = {}
 
@@ -174,7 +179,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], D
             known[name] = _played(WORLDS[name], tmp_path_factory.mktemp("truth"))
         return known[name]
 
-    yield day
+    return day
 
 
 def _played(world: World, folder: Path) -> Day:
@@ -202,9 +207,7 @@ def _day(world: World, gateway: LiveGateway, hosts: dict[str, EmulatedHost]) -> 
     rows = gateway.rows(1000)
     assert len({row["id"] for row in bill}) == len(bill)
     assert len({row["id"] for row in rows}) == len(rows)
-    return Day(
-        world, got, _by_id(bill), _by_id(rows), gateway.metrics(), verify(gateway.ledger), _faults(world, hosts)
-    )
+    return Day(world, got, _by_id(bill), _by_id(rows), gateway.metrics(), verify(gateway.ledger), _faults(world, hosts))
 
 
 def _by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -232,3 +235,169 @@ def _wait_until_quiet(gateway: LiveGateway) -> None:
 def reported(row: dict[str, Any]) -> bool:
     sources = row["usage"]["sources"]
     return bool(sources["cache_miss"] == sources["output"] == "reported")
+
+
+def charged(day: Day) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(row, bill) of every request that the host billed."""
+    return [(day.rows[id], bill) for id, bill in day.bill.items()]
+
+
+world = pytest.mark.parametrize("name", WORLDS)
+
+
+@world
+def test_every_billed_request_has_its_row_and_the_ledger_is_sound(days: Days, name: str) -> None:
+    day = days(name)
+    assert set(day.bill) <= set(day.rows)
+    assert len(day.rows) == len(day.got)
+    assert {got.id for got in day.got if got.id} <= set(day.rows)
+    assert day.invariants == []
+
+
+@world
+def test_reported_rows_equal_the_bill_to_the_nano(days: Days, name: str) -> None:
+    pairs = [(row, bill) for row, bill in charged(days(name)) if row["usage"] and reported(row)]
+    assert len(pairs) > len(days(name).got) // 2
+    for row, bill in pairs:
+        assert (row["nano"], row["currency"]) == (bill["nano"], bill["currency"]), (row, bill)
+        assert sum(row["parts"].values()) == row["nano"]
+        assert (row["card"], row["window"]) == (bill["card"], bill["window"])
+        used = row["usage"]
+        assert (used["cache_hit"], used["cache_miss"], used["output"]) == (bill["hit"], bill["miss"], bill["output"])
+        if used["sources"]["reasoning"] == "reported":
+            assert used["reasoning"] == bill["reasoning"]
+
+
+@world
+def test_counted_rows_are_marked_and_never_free(days: Days, name: str) -> None:
+    for row, bill in charged(days(name)):
+        assert row["usage"] is not None, (row, bill)
+        if not reported(row):
+            assert row["nano"] > 0
+            assert "counted" in row["usage"]["sources"].values()
+            assert row["attempts"][0]["billed"] == "possible"
+
+
+@world
+def test_what_the_host_did_not_bill_is_free(days: Days, name: str) -> None:
+    day = days(name)
+    for id, row in day.rows.items():
+        if id not in day.bill:
+            # A host that says nothing at all may be at work: only then is a charge without a bill right.
+            silent = day.faults[id].get("hang") and row["status"] in ("timeout", "client_gone")
+            assert row["nano"] == 0 or silent, row
+            assert row["attempts"][0]["billed"] == ("possible" if silent else "none")
+
+
+@world
+def test_clients_see_the_price_that_the_ledger_keeps(days: Days, name: str) -> None:
+    day = days(name)
+    whole = [got for got in day.got if got.status == 200 and not got.ask.stream and not got.left]
+    asked = [got for got in day.got if got.ask.body.get("stream_options") and got.data.rstrip().endswith(b"data: [DONE]")]
+    assert whole
+    assert asked
+    for got in whole:
+        assert _nano(json.loads(got.data, parse_float=Decimal)["usage"]) == day.rows[got.id]["nano"]
+        assert Decimal(got.headers["x-faregate-cost"].split()[0]) * 10**9 == day.rows[got.id]["nano"]
+    for got in asked:
+        (usage,) = [event["usage"] for event in _events(got.data) if event.get("usage")]
+        assert _nano(usage) == day.rows[got.id]["nano"]
+
+
+@world
+def test_answers_end_as_the_ledger_says(days: Days, name: str) -> None:
+    day = days(name)
+    for got in day.got:
+        if got.left:
+            continue
+        good = day.rows[got.id]["status"] in ("ok", "stopped")
+        if got.status != 200:
+            assert not good
+            assert json.loads(got.data)["error"]["code"]
+            assert got.headers["x-should-retry"] in ("true", "false")
+        elif got.ask.stream:
+            assert got.data.endswith(b"data: [DONE]\n\n") == good
+            assert (b'data: {"error":' in got.data) == (not good)
+
+
+@world
+def test_metrics_add_up_to_the_ledger(days: Days, name: str) -> None:
+    day = days(name)
+    spend: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    for row in day.rows.values():
+        outcomes[row["status"]] += 1
+        spend[row["currency"]] += row["nano"]
+        for kind in ("cache_hit", "cache_miss", "output"):
+            tokens[kind] += row["usage"][kind] if row["usage"] else 0
+    found = {currency: round(sum_of(day.metrics, "faregate_spend_total", currency=currency) * 10**9) for currency in spend}
+    assert found == dict(spend)
+    assert {kind: sum_of(day.metrics, "faregate_tokens_total", **{"class": kind}) for kind in tokens} == dict(tokens)
+    assert {status: sum_of(day.metrics, "faregate_requests_total", outcome=status) for status in outcomes} == dict(outcomes)
+    assert sum_of(day.metrics, "faregate_requests_total") == len(day.rows)
+
+
+def sum_of(metrics: str, name: str, **labels: str) -> float:
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = [line for line in metrics.splitlines() if line.startswith(name + "{") and all(label in line for label in wanted)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def _nano(usage: dict[str, Any]) -> Decimal:
+    return Decimal(usage["cost"]) * 10**9
+
+
+def _events(data: bytes) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in data.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data: {")]
+    return [json.loads(line, parse_float=Decimal) for line in lines]
+
+
+# Where the gateway never saw the text: the host's whole answer did not arrive, or came in a form that is refused.
+UNREADABLE = ("gzip", "invalid_json_after", "huge_event")
+
+
+def comparable(day: Day, row: dict[str, Any], bill: dict[str, Any]) -> bool:
+    """Whether host and gateway have seen the same output: the host stopped when the gateway did, and nothing was unreadable."""
+    bills_on = row["host"] == "openrouter" and (bill["outcome"] == "cancelled" or row["status"] == "stopped")
+    lost = row["usage"]["output"] == 0 and not row["stream"]
+    return not bills_on and not lost and not any(name in day.faults[row["id"]] for name in UNREADABLE)
+
+
+def test_counted_rows_are_near_the_truth(days: Days, capsys: pytest.CaptureFixture[str]) -> None:
+    played_days = [days(name) for name in WORLDS]
+    requests = sum(len(day.got) for day in played_days)
+    counted = [(day, row, bill) for day in played_days for row, bill in day.counted]
+    prompts = [(row["usage"]["cache_hit"] + row["usage"]["cache_miss"], bill["hit"] + bill["miss"]) for _, row, bill in counted]
+    outputs = [(row["usage"]["output"], bill["output"]) for day, row, bill in counted if comparable(day, row, bill)]
+    errors = {"prompt": error_of(prompts), "output": error_of(outputs)}
+    said = "; ".join(f"{what}: N {e.count}, bias {e.bias:+.2%}, p95 {e.p95:.2%}" for what, e in errors.items())
+    with capsys.disabled():
+        print(f"\ncounted rows among {requests} requests: {said}; output never seen: {len(counted) - len(outputs)}")
+    assert requests >= 2000
+    for error in errors.values():
+        assert error.count >= 100
+        assert abs(error.bias) <= 0.02
+        assert error.p95 <= 0.10
+
+
+@dataclass(frozen=True)
+class Error:
+    """Bias: of the sums. p95: of the single errors, relative to the bill's count."""
+
+    count: int
+    bias: float
+    p95: float
+
+
+def error_of(pairs: list[tuple[int, int]]) -> Error:
+    single = sorted(abs(ours - theirs) / max(1, theirs) for ours, theirs in pairs)
+    truth = sum(theirs for _, theirs in pairs)
+    return Error(len(pairs), (sum(ours for ours, _ in pairs) - truth) / truth, single[int(len(single) * 0.95)])
+
+
+def test_every_fault_was_met(days: Days) -> None:
+    met = {json.dumps(fault, sort_keys=True) for name in WORLDS for fault in days(name).faults.values()}
+    assert {json.dumps(fault, sort_keys=True) for _, fault in FAULTS} <= met
+    statuses = {row["status"] for name in WORLDS for row in days(name).rows.values()}
+    assert statuses >= {"ok", "stopped", "client_error", "rate_limited", "upstream_error", "timeout", "client_gone"}

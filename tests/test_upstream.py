@@ -41,7 +41,8 @@ async def test_a_request_is_what_was_given_and_the_framing() -> None:
 
 @on_both_loops
 async def test_what_the_caller_must_know_of_a_refusal_is_told() -> None:
-    refusal = b"HTTP/1.1 429 Too Many\r\nRETRY-AFTER: 7 \r\nContent-Type: Text/Plain; charset=utf-8\r\nset-cookie: a=b\r\ncontent-length: 4\r\n\r\nslow"
+    head = b"HTTP/1.1 429 Too Many\r\nRETRY-AFTER: 7 \r\nContent-Type: Text/Plain; charset=utf-8\r\nset-cookie: a=b\r\n"
+    refusal = head + b"content-length: 4\r\n\r\nslow"
     async with Peer(answers(refusal)) as peer:
         upstream = HttpUpstream(connect=2)
         answer = await upstream.open(call(peer.url))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -168,7 +169,7 @@ def test_where_the_wire_cuts_does_not_matter(pieces: list[bytes], cuts: list[int
     body = b"".join(pieces)
     wire = OK + b"content-length: %d\r\n\r\n%s" % (len(body), body) if sized else chunked(pieces)
     edges = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
-    parts = [wire[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [wire[start:end] for start, end in pairwise(edges)]
     assert asyncio.run(through_a_socket(parts)) == body
 
 

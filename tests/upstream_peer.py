@@ -139,6 +139,9 @@ async def ask(upstream: HttpUpstream, url: str, body: bytes = b"{}") -> bytes:
     return await body_of(await upstream.open(call(url, body)))
 
 
+EITHER_LOOP = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+
+
 def on_both_loops(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Run an async case on the standard loop and on uvloop, which serves in production."""
 
@@ -146,13 +149,13 @@ def on_both_loops(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         async with asyncio.timeout(PATIENCE):
             await case(**given)
 
-    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
     def run(loop: Callable[[], asyncio.AbstractEventLoop], **given: Any) -> None:
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(bounded(given))
 
     # pytest reads the signature to learn what to give.
     named = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    run.__signature__ = inspect.Signature([named, *inspect.signature(case).parameters.values()])  # type: ignore[attr-defined]
-    run.__doc__ = case.__doc__
-    return run
+    signature = inspect.Signature([named, *inspect.signature(case).parameters.values()])
+    vars(run)["__signature__"] = signature
+    tested: Callable[..., None] = EITHER_LOOP(run)
+    return tested
