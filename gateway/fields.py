@@ -11,17 +11,20 @@ from typing import Any
 from gateway.contracts import Rule
 from gateway.edits import Edit, dropped, renamed
 from gateway.errors import InvalidRequest
-from gateway.hosts import Deployment
-
-CORE = frozenset({"model", "messages", "stream", "stream_options"})
+from gateway.hosts import CORE, Deployment
 
 
 def sift(body: dict[str, Any], target: Deployment, thinking: bool, settled: Container[str]) -> list[Edit]:
     """Applies the rules to every field of `body` (changed in place) but the core and the settled ones; gives the edits."""
+    plain = target.plain_fields
+    odd = [field for field in body if field not in plain]
+    if not odd:
+        return []
     _check_rules(body, target, thinking)
-    edits = []
-    for field in [field for field in body if field not in CORE and field not in settled]:
-        edits.extend(_apply(body, field, target))
+    edits: list[Edit] = []
+    for field in odd:
+        if field not in CORE and field not in settled:
+            edits.extend(_apply(body, field, target))
     return edits
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field
 
 from gateway.contracts import Contract, Counts
 from gateway.rows import Instant, Row
+
+Switch = Literal["on", "off"]
+# Fields that Faregate itself reads and writes: no rule of a contract or a host passes or drops them.
+CORE = frozenset({"model", "messages", "stream", "stream_options"})
 
 
 class Reads(Row):
@@ -96,32 +101,68 @@ class Host(Row):
         return next((row for row in self.models if row.model == model and row.serves(at)), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Deployment:
-    """One model at one host, at one instant: what a request is finally sent to."""
+    """One model at one host, at one instant: what a request is finally sent to.
+
+    What follows from its rows is worked out once and kept with it: every request asks for most of it.
+    """
 
     host: Host
     model: HostModel
     contract: Contract
-    thinking: Literal["on", "off"] | None = None
+    thinking: Switch | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"{self.host.host}/{self.model.model}"
 
-    @property
+    @cached_property
     def upstream_model(self) -> str:
         return self.model.upstream or self.model.model
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """What the limit sent upstream counts there."""
         return self.model.counts or self.host.reads.counts or self.contract.max_tokens.counts
 
-    @property
+    @cached_property
+    def own_counts(self) -> bool:
+        """Whether it counts in a way of its own, whatever the contract says."""
+        return self.model.counts is not None or self.host.reads.counts is not None
+
+    @cached_property
     def context(self) -> int:
         return self.model.context or self.contract.context.tokens
 
     @property
     def max_output(self) -> int | None:
         return self.model.max_output
+
+    @cached_property
+    def natural(self) -> Switch:
+        """What thinking is when it is told nothing."""
+        return self.model.thinking or self.contract.thinking.default
+
+    @cached_property
+    def unswitchable(self) -> bool:
+        """Whether thinking cannot be switched: fixed by the id, unknown to the version, or not read by the host."""
+        return self.model.thinking is not None or self.contract.thinking.switch == "none" or self.host.reads.thinking == "none"
+
+    @cached_property
+    def plain_fields(self) -> frozenset[str]:
+        """Fields that pass whatever their value: the core, and what the contract or the host lets through, without a rule about them."""
+        host, contract = self.host.fields, self.contract.fields
+        rules = {rule.field for rule in contract.rules}
+        ruled = {*host.dropped, *host.renamed, *host.refused, *rules}
+        treated = {*contract.dropped, *contract.renamed, *contract.refused} - {*host.passed}
+        passed = {*host.passed, *contract.passed, *contract.ignored} - treated - ruled
+        return frozenset(passed | (CORE - rules))
+
+    def fixed(self, thinking: Switch | None) -> Deployment:
+        """This deployment with thinking fixed by a route; itself where the route leaves it open."""
+        return self if thinking in (None, self.thinking) else self._fixed[thinking]
+
+    @cached_property
+    def _fixed(self) -> dict[Switch | None, Deployment]:
+        return {"on": replace(self, thinking="on"), "off": replace(self, thinking="off")}

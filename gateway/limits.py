@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gateway.contracts import Contract, Counts, MaxTokens
 from gateway.edits import Edit, changed, dropped, renamed
@@ -16,6 +16,7 @@ from gateway.hosts import Deployment
 
 # In the order in which they count when several are sent: the newer names always mean the total.
 FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_ANY_FIELD = frozenset(FIELDS)
 MARGIN = 64
 
 
@@ -37,8 +38,7 @@ class StopRule:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """What a limit depends on: who asks under which rules, where it goes, whether that thinks, the estimate of the prompt."""
 
     route: RouteRules
@@ -48,8 +48,7 @@ class Case:
     prompt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """What is sent (None: nothing), what we stop at, and the most output, reasoning included, that the host can bill.
 
     `squeezed`: the host cannot write as much as was asked. `fits`: the estimate says that prompt and limit fit the context.
@@ -63,8 +62,7 @@ class Limit:
     edits: tuple[Edit, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """The limit in the client's meaning; `written` is its own number, None where its contract's default stands in.
 
     `firm`: what must fit the context beside the prompt. A default does not count, nor does the contract's own maximum: it means
@@ -94,7 +92,7 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
 
 def given(body: Mapping[str, Any]) -> list[str]:
     """The names under which the request limits its output; null is no limit."""
-    return [field for field in FIELDS if body.get(field) is not None]
+    return [] if _ANY_FIELD.isdisjoint(body) else [field for field in FIELDS if body.get(field) is not None]
 
 
 def _asked(body: Mapping[str, Any], case: Case) -> Asked | None:
@@ -142,8 +140,8 @@ def _has_default(case: Case) -> bool:
 
     A host whose row says how it counts has its own ways, and its own default.
     """
-    target = case.target
-    return target.contract.contract == case.client.contract and target.model.counts is None and target.host.reads.counts is None
+    served = case.target.contract
+    return (served is case.client or served.contract == case.client.contract) and not case.target.own_counts
 
 
 def _unlimited(case: Case, asked: Asked | None) -> Limit:
@@ -211,8 +209,11 @@ def _edits(body: Mapping[str, Any], asked: Asked, sent: int, target: Deployment)
 
 def write(body: dict[str, Any], limit: Limit, target: Deployment) -> None:
     """Puts the limit into `body` (changed in place) under the name that the host reads, and removes its other names."""
+    names = given(body)
+    if not names and limit.sent is None:
+        return
     name = target.host.reads.max_tokens
-    for field in given(body):
+    for field in names:
         if field != name:
             del body[field]
     if limit.sent is not None:

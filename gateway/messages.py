@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.contracts import Contract
 from gateway.edits import Edit, dropped, renamed, safe
@@ -21,6 +21,43 @@ MISSING_IN_TURN = (
     "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls"
 )
 MISSING_WITH_TOOLS = "The `reasoning_content` in the thinking mode must be passed back to the API."
+_ANY_REASONING = frozenset(FIELDS)
+
+
+class Survey(NamedTuple):
+    """What there is in the messages of a request that any rule could be about."""
+
+    tools: bool
+    """A tool call or a tool's result."""
+    parts: bool
+    """Contents in parts."""
+    prefix: bool
+    reasoning: bool
+    """Earlier reasoning, under any name."""
+    hollow: bool
+    """Contents of the assistant that are null or missing."""
+    successive: bool
+    """Neighbours of one role."""
+
+
+def survey(messages: Sequence[Message]) -> Survey:
+    """One pass over the messages, so that a rule without any case in them costs no other."""
+    tools = parts = prefix = reasoning = hollow = successive = False
+    before = None
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        successive = successive or role == before
+        before = role
+        tools = tools or role == "tool"
+        if len(message) == 2 and role and type(content) is str:
+            # A role, a text and nothing else: what most messages are.
+            continue
+        parts = parts or isinstance(content, list)
+        hollow = hollow or (content is None and role == "assistant")
+        tools = tools or bool(message.get("tool_calls"))
+        prefix = prefix or message.get("prefix") is True
+        reasoning = reasoning or not _ANY_REASONING.isdisjoint(message)
+    return Survey(tools, parts, prefix, reasoning, hollow, successive)
 
 
 def check(messages: Sequence[Message], target: Deployment) -> bool:
@@ -50,7 +87,10 @@ def _check_parts(index: int, parts: Iterable[Any]) -> None:
 
 
 def missing_reasoning(messages: Sequence[Message], contract: Contract, host_reads: str, tools: bool) -> str | None:
-    """The vendor's refusal where thinking needs earlier reasoning that a message lacks, or that the host cannot read; else None."""
+    """The vendor's refusal where thinking needs earlier reasoning that a message lacks, or that the host cannot read; else None.
+
+    `tools`: the request carries tools, or a call or a result stands in its messages.
+    """
     rule = contract.reasoning.send_back
     if rule not in ("within_turn", "with_tools", "always"):
         return None
@@ -65,7 +105,7 @@ def _needing(messages: Sequence[Message], rule: str, tools: bool) -> Iterable[in
     start = 0
     if rule == "within_turn":
         start = _turn_start(messages)
-    if rule == "with_tools" and not tools and not _uses_tools(messages):
+    if rule == "with_tools" and not tools:
         return ()
     if rule == "within_turn":
         return (at for at in range(start, len(messages)) if messages[at].get("tool_calls"))
@@ -85,18 +125,26 @@ class Rewriter:
     """Rewrites the messages of one request for one deployment; counts what it changes."""
 
     def __init__(self, target: Deployment, thinking: bool, tools: bool) -> None:
-        self._target = target
-        self._thinking = thinking
-        self._tools = tools
+        host, contract = target.host, target.contract
+        self._rule = contract.reasoning.send_back
+        self._reads = host.reads.reasoning
+        self._inline = host.writes.reasoning == "inline"
+        self._merges = contract.messages.merge_successive
+        # Whether kept reasoning is really read, so that its name matters.
+        self._sends_back = self._rule == "within_turn" or (thinking and (self._rule == "always" or (self._rule == "with_tools" and tools)))
         self._dropped: Counter[str] = Counter()
         self._renamed: Counter[str] = Counter()
         self._merged = 0
+
+    def concerns(self, seen: Survey) -> bool:
+        """Whether messages in which this was seen may need a change."""
+        return seen.reasoning or seen.hollow or self._inline or (self._merges and seen.successive)
 
     def rewrite(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages to send: the same list where nothing had to change."""
         keep = self._kept_from(messages)
         rewritten = [self._message(message, at >= keep) for at, message in enumerate(messages)]
-        if self._target.contract.messages.merge_successive:
+        if self._merges:
             rewritten = self._merge(rewritten)
         return rewritten if self.edits() else messages
 
@@ -110,10 +158,9 @@ class Rewriter:
 
     def _kept_from(self, messages: list[dict[str, Any]]) -> int:
         """The position from which reasoning stays; before it, it is removed."""
-        rule = self._target.contract.reasoning.send_back
-        if rule == "never":
+        if self._rule == "never":
             return len(messages)
-        if rule == "within_turn":
+        if self._rule == "within_turn":
             start = _turn_start(messages)
             return start if _uses_tools(messages[start:]) else len(messages)
         return 0
@@ -128,30 +175,23 @@ class Rewriter:
         return changed
 
     def _reasoning(self, message: dict[str, Any], keep: bool) -> dict[str, Any]:
-        reads = self._target.host.reads.reasoning
-        if message.get("prefix") is True and reads == "reasoning_content":
+        if message.get("prefix") is True and self._reads == "reasoning_content":
             # Prefix completion takes the beginning of the thinking here.
             return message
-        if not keep or (reads == "none" and self._sends_back):
+        if not keep or (self._reads == "none" and self._sends_back):
             return self._without_inline(self._without_reasoning(message))
-        return self._named(message, reads) if self._sends_back else message
-
-    @property
-    def _sends_back(self) -> bool:
-        """Whether kept reasoning is really read, so that its name matters."""
-        rule = self._target.contract.reasoning.send_back
-        return rule == "within_turn" or (self._thinking and (rule == "always" or (rule == "with_tools" and self._tools)))
+        return self._named(message, self._reads) if self._sends_back else message
 
     def _without_reasoning(self, message: dict[str, Any]) -> dict[str, Any]:
-        found = [field for field in FIELDS if field in message]
-        if not found:
+        if _ANY_REASONING.isdisjoint(message):
             return message
+        found = [field for field in FIELDS if field in message]
         self._dropped.update(found)
         return {key: value for key, value in message.items() if key not in found}
 
     def _without_inline(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message.get("content")
-        if self._target.host.writes.reasoning != "inline" or not isinstance(content, str):
+        if not self._inline or not isinstance(content, str):
             return message
         reasoning, answer = split(content)
         if not reasoning:
@@ -198,8 +238,3 @@ def _joined(first: Any, second: Any) -> Any:
 
 def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
-
-
-def uses_tools(body: Mapping[str, Any]) -> bool:
-    """Whether the request carries tools, or a tool call or a tool's result stands in its messages."""
-    return bool(body.get("tools")) or _uses_tools(body["messages"])

@@ -6,14 +6,20 @@ that nobody outside can add a time series. Money is exact in the ledger; here it
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from itertools import accumulate
+from math import inf
+from typing import Final, Literal, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
 
 from gateway.clock import Clock
-from gateway.money import NANO, Parts
+from gateway.money import NANO
 from gateway.outcome import Attempt, LedgerRow, Outcome
 from gateway.policies import Policies
 from gateway.usage import Usage
@@ -76,25 +82,80 @@ FAMILIES: Final = (
     Family("histogram", "faregate_ledger_commit_seconds", ("op",), "From asking the ledger to its commit.", OVERHEAD_BUCKETS),
 )  # fmt: skip
 
-M = TypeVar("M", Counter, Gauge, Histogram)
+class _Counts:
+    """A counter's children by their label values, as whole numbers (money: nano-units), shown divided by `unit`."""
+
+    def __init__(self, unit: int = 1) -> None:
+        self.unit = unit
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, labels: tuple[str, ...], amount: int = 1) -> None:
+        self._counts[labels] = self._counts.get(labels, 0) + amount
+
+    def copy(self) -> _Counts:
+        copied = _Counts(self.unit)
+        copied._counts = self._counts.copy()
+        return copied
+
+    def family(self, about: Family) -> Metric:
+        shown = CounterMetricFamily(about.name, about.help, labels=about.labels)
+        for labels, count in self._counts.items():
+            shown.add_metric(labels, count / self.unit)
+        return shown
 
 
-class _Labelled(Generic[M]):
-    """A metric whose children are kept: looking one up in the client library costs three times as much as counting."""
+class _Times:
+    """A histogram's children by their label values."""
 
-    def __init__(self, metric: M) -> None:
-        self._metric: M = metric
-        self._children: dict[tuple[str, ...], M] = {}
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._spreads: dict[tuple[str, ...], _Spread] = {}
 
-    def __call__(self, *values: str) -> M:
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = self._metric.labels(*values)
-        return child
+    def of(self, labels: tuple[str, ...]) -> _Spread:
+        found = self._spreads.get(labels)
+        if found is None:
+            found = self._spreads[labels] = _Spread(self._bounds)
+        return found
 
-    def clear(self) -> None:
-        self._children.clear()
-        self._metric.clear()
+    def family(self, about: Family) -> Metric:
+        shown = HistogramMetricFamily(about.name, about.help, labels=about.labels)
+        limits = [floatToGoString(bound) for bound in (*self._bounds, inf)]  # type: ignore[no-untyped-call]
+        for labels, spread in self._spreads.copy().items():
+            if any(counts := tuple(spread.counts)):
+                shown.add_metric(labels, list(zip(limits, accumulate(counts), strict=True)), spread.total)
+        return shown
+
+
+class _Spread:
+    """How many durations fell between each two bounds, and their sum in seconds."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.total += seconds
+
+
+class _Tally:
+    """What requests of one team, route, host, model, outcome and currency add up to; tokens and nano-units by class."""
+
+    __slots__ = (
+        "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead", "priced", "reasoning", "requests",
+        "spend_hit", "spend_miss", "spend_output", "team", "tokens_hit", "tokens_miss", "tokens_output", "used",
+    )  # fmt: skip
+
+    def __init__(self, labels: tuple[str, str, str, str], outcome: str, currency: str, spreads: tuple[_Spread, _Spread, _Spread]) -> None:
+        self.labels, self.outcome, self.currency = labels, outcome, currency
+        self.team, _route, self.host, self.model = labels
+        self.first_token, self.duration, self.overhead = spreads
+        self.requests = self.used = self.priced = 0
+        self.tokens_hit = self.tokens_miss = self.tokens_output = self.reasoning = 0
+        self.spend_hit = self.spend_miss = self.spend_output = 0
 
 
 class _Names(Protocol):
@@ -105,10 +166,13 @@ class _Names(Protocol):
 
 
 class Metrics:
-    """All metrics of one process, in a registry of their own."""
+    """All metrics of one process, in a registry of their own.
+
+    Requests are counted here, in plain numbers, and shown by the client library only when somebody asks: its own children
+    take a lock for each number, which cost more than pricing the request.
+    """
 
     def __init__(self, policies: _Names, clock: Clock) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series beside each counter doubles the text
         self._policies = policies
         self._clock = clock
         self._described = ""
@@ -116,109 +180,146 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         families = {family.name: family for family in FAMILIES}
 
-        def counter(name: str) -> _Labelled[Counter]:
-            family = families[f"faregate_{name}_total"]
-            return _Labelled(Counter(family.name, family.help, family.labels, registry=self.registry))
-
         def gauge(name: str) -> Gauge:
             family = families[f"faregate_{name}"]
             return Gauge(family.name, family.help, family.labels, registry=self.registry)
 
-        def histogram(name: str) -> _Labelled[Histogram]:
-            family = families[f"faregate_{name}_seconds"]
-            return _Labelled(Histogram(family.name, family.help, family.labels, registry=self.registry, buckets=family.buckets))
+        def counts(name: str, unit: int = 1) -> _Counts:
+            found = self._counts[f"faregate_{name}_total"] = _Counts(unit)
+            return found
 
-        self._requests = counter("requests")
-        self._tokens = counter("tokens")
-        self._reasoning = counter("reasoning_tokens")
-        self._spend = counter("spend")
-        self._baseline_spend = counter("baseline_spend")
-        self._cache_saved = counter("cache_saved")
-        self._edits = counter("edits")
-        self._attempts = counter("attempts")
-        self._usage = counter("usage")
-        self._predicted_hits = counter("predicted_hit_tokens")
-        self._unpriced = counter("unpriced")
-        self._disputed = counter("disputed")
-        self._budgets = tuple(_Labelled(gauge(f"budget_{what}")) for what in ("limit", "spent", "held"))
+        def times(name: str) -> _Times:
+            family = families[f"faregate_{name}_seconds"]
+            found = self._times[family.name] = _Times(family.buckets)
+            return found
+
+        self._counts: dict[str, _Counts] = {}
+        self._times: dict[str, _Times] = {}
+        self._baseline_spend = counts("baseline_spend", NANO)
+        self._cache_saved = counts("cache_saved", NANO)
+        self._edits = counts("edits")
+        self._attempts = counts("attempts")
+        self._usage = counts("usage")
+        self._predicted_hits = counts("predicted_hit_tokens")
+        self._unpriced = counts("unpriced")
+        self._disputed = counts("disputed")
+        self._first_token = times("time_to_first_token")
+        self._duration = times("request_duration")
+        self._overhead = times("overhead")
+        self._commit = times("ledger_commit")
+        self._budgets = tuple(gauge(f"budget_{what}") for what in ("limit", "spent", "held"))
         self._open_streams = gauge("open_streams")
-        self._host_up = _Labelled(gauge("host_up"))
-        self._policies_info = _Labelled(gauge("policies_info"))
-        self._card_verified = _Labelled(gauge("card_verified"))
-        self._calendar_left = _Labelled(gauge("calendar_left_seconds"))
-        self._first_token = histogram("time_to_first_token")
-        self._duration = histogram("request_duration")
-        self._overhead = histogram("overhead")
-        self._commit = histogram("ledger_commit")
+        self._host_up = gauge("host_up")
+        self._policies_info = gauge("policies_info")
+        self._card_verified = gauge("card_verified")
+        self._calendar_left = gauge("calendar_left_seconds")
+        self._streams = 0
+        self._tallies: dict[tuple[str, ...], _Tally] = {}
+        # The tallies by the names that requests carry, while these are the policies in force.
+        self._named: dict[tuple[str, ...], _Tally] = {}
+        self._named_by = policies.current
+        self.registry.register(self)
 
     def observe(self, outcome: Outcome) -> None:
         """Count one request, once, after it was settled or refused."""
-        route, host, model = self._route(outcome.route), self._host(outcome.host), self._model(outcome.host, outcome.model)
-        self._requests(outcome.team, route, host, model, outcome.status).inc()
-        self._duration(route, host, model).observe(outcome.duration)
-        self._overhead(route, host, model).observe(outcome.overhead)
+        tally = self._tally(outcome)
+        tally.requests += 1
+        tally.duration.observe(outcome.duration)
+        tally.overhead.observe(outcome.overhead)
         if outcome.first_token is not None:
-            self._first_token(route, host, model).observe(outcome.first_token)
+            tally.first_token.observe(outcome.first_token)
         if outcome.error == "price_unknown":
-            self._unpriced(host, model).inc()
+            self._unpriced.add((tally.host, tally.model))
         for edit in outcome.edits:
-            self._edits(self._edit(edit), self._contract(outcome.contract)).inc()
+            self._edits.add((self._edit(edit), self._contract(outcome.contract)))
         if outcome.row is not None:
-            self._charged(outcome, outcome.row, (outcome.team, route, host, model))
+            self._charged(outcome, outcome.row, tally)
 
     def committed(self, op: str, seconds: float) -> None:
         """How long the ledger took for one operation; `op` is one of its own few names."""
-        self._commit(op).observe(seconds)
+        self._commit.of((op,)).observe(seconds)
 
     def predicted(self, host: str, model: str, hit_tokens: int) -> None:
-        self._predicted_hits(self._host(host), self._model(host, model)).inc(hit_tokens)
+        self._predicted_hits.add((self._host(host), self._model(host, model)), hit_tokens)
 
     def stream_opened(self) -> None:
-        self._open_streams.inc()
+        self._streams += 1
 
     def stream_closed(self) -> None:
-        self._open_streams.dec()
+        self._streams -= 1
 
     def host_up(self, host: str, model: str, up: bool) -> None:
-        self._host_up(self._host(host), self._model(host, model)).set(up)
+        self._host_up.labels(self._host(host), self._model(host, model)).set(up)
 
     def budget(self, team: str, budget: str, currency: str, limit: int, spent: int, held: int) -> None:
         """The ledger's figures for one budget, in nano-units."""
         for family, nano in zip(self._budgets, (limit, spent, held), strict=True):
-            family(team, budget, currency).set(_units(nano))
+            family.labels(team, budget, currency).set(_units(nano))
 
     def text(self) -> bytes:
         """The exposition. Takes tens of milliseconds where there are many series: call it in a thread."""
         self._describe(self._policies.current)
+        self._open_streams.set(self._streams)
         return generate_latest(self.registry)
 
-    def _charged(self, outcome: Outcome, row: LedgerRow, labels: tuple[str, str, str, str]) -> None:
-        team, _route, host, model = labels
+    def collect(self) -> Iterator[Metric]:
+        """The counters and histograms as the client library shows them.
+
+        Another thread counts meanwhile: every dict and list is copied in one step, and a number that moved on between
+        two copies is only a later one.
+        """
+        counts = {name: one.copy() for name, one in self._counts.items()} | _summed(list(self._tallies.values()))
+        for family in FAMILIES:
+            if family.kind == "counter":
+                yield counts[family.name].family(family)
+            elif family.kind == "histogram":
+                yield self._times[family.name].family(family)
+
+    def _tally(self, outcome: Outcome) -> _Tally:
+        if self._named_by is not self._policies.current:
+            self._named_by = self._policies.current
+            self._named.clear()
+        currency = outcome.row.currency if outcome.row is not None else ""
+        named = (outcome.team, outcome.route, outcome.host, outcome.model, outcome.status, currency)
+        return self._named.get(named) or self._look_up(outcome, named)
+
+    def _look_up(self, outcome: Outcome, named: tuple[str, ...]) -> _Tally:
+        route, host, model = self._route(outcome.route), self._host(outcome.host), self._model(outcome.host, outcome.model)
+        key = (outcome.team, route, host, model, *named[4:])
+        tally = self._tallies.get(key)
+        if tally is None:
+            answer = (route, host, model)
+            spreads = self._first_token.of(answer), self._duration.of(answer), self._overhead.of(answer)
+            tally = self._tallies[key] = _Tally((outcome.team, *answer), outcome.status, named[5], spreads)
+        if key == named:
+            # Names of policies only: what callers invent is not kept.
+            self._named[named] = tally
+        return tally
+
+    def _charged(self, outcome: Outcome, row: LedgerRow, tally: _Tally) -> None:
         for attempt in row.attempts:
             self._attempt(attempt)
         if row.usage is not None:
-            self._used(row.usage, labels)
+            tally.used += 1
+            tally.tokens_hit += row.usage.cache_hit
+            tally.tokens_miss += row.usage.cache_miss
+            tally.tokens_output += row.usage.output
+            tally.reasoning += row.usage.reasoning
+            self._usage.add((tally.host, _source(row.usage)))
         if row.parts is not None:
-            self._spent(row.parts, row.currency, labels)
+            tally.priced += 1
+            tally.spend_hit += row.parts.cache_hit
+            tally.spend_miss += row.parts.cache_miss
+            tally.spend_output += row.parts.output
         if row.disputed:
-            self._disputed(host).inc()
+            self._disputed.add((tally.host,))
         if outcome.cache_saved_nano > 0:
-            self._cache_saved(team, host, model, row.currency).inc(_units(outcome.cache_saved_nano))
+            self._cache_saved.add((tally.team, tally.host, tally.model, row.currency), outcome.cache_saved_nano)
         for baseline in outcome.baselines:
-            self._baseline_spend(team, baseline.name, baseline.currency).inc(_units(baseline.nano))
+            self._baseline_spend.add((tally.team, baseline.name, baseline.currency), baseline.nano)
 
     def _attempt(self, attempt: Attempt) -> None:
-        self._attempts(self._host(attempt.host), self._model(attempt.host, attempt.model), attempt.outcome).inc()
-
-    def _used(self, usage: Usage, labels: tuple[str, str, str, str]) -> None:
-        for name, tokens in (("cache_hit", usage.cache_hit), ("cache_miss", usage.cache_miss), ("output", usage.output)):
-            self._tokens(*labels, name).inc(tokens)
-        self._reasoning(*labels).inc(usage.reasoning)
-        self._usage(labels[2], _source(usage)).inc()
-
-    def _spent(self, parts: Parts, currency: str, labels: tuple[str, str, str, str]) -> None:
-        for name, nano in (("cache_hit", parts.cache_hit), ("cache_miss", parts.cache_miss), ("output", parts.output)):
-            self._spend(*labels, name, currency).inc(_units(nano))
+        self._attempts.add((self._host(attempt.host), self._model(attempt.host, attempt.model), attempt.outcome))
 
     def _describe(self, policies: Policies) -> None:
         """Say what is in force now: the snapshot's cards and digest, and how far its calendars reach."""
@@ -226,12 +327,12 @@ class Metrics:
         if policies.digest != self._described:
             for family in (self._policies_info, self._card_verified, self._calendar_left):
                 family.clear()
-            self._policies_info(policies.digest).set(1)
+            self._policies_info.labels(policies.digest).set(1)
             for card in policies.prices.cards():
-                self._card_verified(card.name).set(card.verified)
+                self._card_verified.labels(card.name).set(card.verified)
             self._described = policies.digest
         for calendar in policies.calendars.values():
-            self._calendar_left(calendar.name).set(calendar.days_left(today) * _DAY)
+            self._calendar_left.labels(calendar.name).set(calendar.days_left(today) * _DAY)
 
     def _route(self, name: str) -> str:
         return name if self._policies.current.route(name) is not None else OTHER
@@ -251,6 +352,26 @@ class Metrics:
         name = edit.partition("=")[0]
         verb, _, field = name.partition("_")
         return f"{verb}_{OTHER}" if verb in ("drop", "rename") and field not in KNOWN_FIELDS else name
+
+
+def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
+    """The counters that tallies hold, by the names of their families."""
+    requests, tokens, reasoning, spend = _Counts(), _Counts(), _Counts(), _Counts(NANO)
+    for tally in tallies:
+        requests.add((*tally.labels, tally.outcome), tally.requests)
+        if tally.used:
+            for name, count in (("cache_hit", tally.tokens_hit), ("cache_miss", tally.tokens_miss), ("output", tally.tokens_output)):
+                tokens.add((*tally.labels, name), count)
+            reasoning.add(tally.labels, tally.reasoning)
+        if tally.priced:
+            for name, nano in (("cache_hit", tally.spend_hit), ("cache_miss", tally.spend_miss), ("output", tally.spend_output)):
+                spend.add((*tally.labels, name, tally.currency), nano)
+    return {
+        "faregate_requests_total": requests,
+        "faregate_tokens_total": tokens,
+        "faregate_reasoning_tokens_total": reasoning,
+        "faregate_spend_total": spend,
+    }
 
 
 def _source(usage: Usage) -> str:

@@ -15,13 +15,20 @@ CLOSE = "</think>"
 
 def field_of(message: Mapping[str, Any]) -> str | None:
     """The name under which a message or a delta carries reasoning text (which may be ""), or None when it carries none."""
-    return next((name for name in FIELDS if text_under(message, name) is not None), None)
+    for name in FIELDS:
+        if name in message and text_under(message, name) is not None:
+            return name
+    return None
 
 
 def text_of(message: Mapping[str, Any]) -> str | None:
     """The reasoning text of a message or a delta, under whichever name; None when it has none (null counts as none)."""
-    name = field_of(message)
-    return None if name is None else text_under(message, name)
+    for name in FIELDS:
+        if name in message:
+            text = text_under(message, name)
+            if text is not None:
+                return text
+    return None
 
 
 def text_under(message: Mapping[str, Any], name: str) -> str | None:

@@ -94,6 +94,8 @@ def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: 
     candidate = journey.candidate
     card, band, _ = _settled(journey, ended)
     parts = charge(band.rates, usage.cache_hit, usage.cache_miss, usage.output)
+    # A cost that came before the end of an answer that was then cut is no bill.
+    host_cost = host_cost if usage.reported or disputed else None
     host_nano = _nano_of(host_cost)
     if candidate.deployment.host.charge_by != "reported" or host_cost is None:
         return Charge(parts.total, parts, card.name, band, host_nano, disputed)

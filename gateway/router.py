@@ -7,7 +7,7 @@ instant, configured here, priced in the account's currency, and able to hold the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.contracts import Contract
@@ -103,8 +103,7 @@ class _Search:
         if deployment is None:
             self.reasons.append(f"{target.name}: not served there at this instant")
             return None
-        if target.thinking is not None:
-            deployment = replace(deployment, thinking=target.thinking)
+        deployment = deployment.fixed(target.thinking)
         self._served = True
         currency = terms.currencies.get(target.host)
         if currency is None:

@@ -6,8 +6,7 @@ thinking, messages, fields and limits; here they are put in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway import fields, limits, thinking
 from gateway.contracts import Contract
@@ -15,15 +14,14 @@ from gateway.edits import Edit, changed
 from gateway.errors import InvalidRequest
 from gateway.hosts import Deployment
 from gateway.limits import RouteRules, StopRule
-from gateway.messages import Rewriter, check, missing_reasoning, uses_tools
+from gateway.messages import Rewriter, Survey, check, missing_reasoning, survey
 from gateway.request import ChatRequest
 from gateway.tokens import count_prompt, estimate_prompt
 
 __all__ = ["Sanitised", "StopRule", "count_sent", "sanitise"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sanitised:
+class Sanitised(NamedTuple):
     """The body to send and what it means.
 
     `stop`: Faregate must end the stream there itself; then the body asks for a stream, whatever the client asked for.
@@ -49,25 +47,30 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     Raises InvalidRequest (ContextExceeded) where no edit can make it valid here.
     """
     body = dict(request.body)
-    prefix = check(request.messages, target)
-    beta = _beta(request, prefix, target)
+    messages = body["messages"]
+    seen = survey(messages)
+    tools = seen.tools or bool(body.get("tools"))
+    beta = _beta(request, (seen.prefix or seen.parts) and check(messages, target), target)
     wish = thinking.read(body)
-    switch = _switch(request, wish, client, target)
-    rewriter = Rewriter(target, switch.on, uses_tools(body))
+    switch = _switch(thinking.settle(wish, client, target), messages, tools, target)
     body["model"] = target.upstream_model
-    body["messages"] = rewriter.rewrite(request.messages)
+    body["messages"], message_edits = _rewritten(messages, seen, Rewriter(target, switch.on, tools))
     settled, switch_edits = thinking.write(body, wish, switch, target)
-    field_edits = fields.sift(body, target, switch.on, settled.union(limits.given(body)))
-    prompt = _prompt_tokens(body, target, switch.on)
+    field_edits = fields.sift(body, target, switch.on, (*settled, *limits.given(body)))
+    prompt = estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(target, switch.on, tools))
     limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt))
     limits.write(body, limit, target)
-    _ask_for_stream(body, request.stream or limit.stop is not None, target)
-    edits = (*_substitution(client, target.contract), *rewriter.edits(), *switch_edits, *field_edits, *limit.edits)
+    if request.stream or limit.stop is not None:
+        _ask_for_stream(body, target)
+    edits = (*_substitution(route, client, target), *message_edits, *switch_edits, *field_edits, *limit.edits)
     return Sanitised(body, edits, limit.stop, switch.on, limit.most, prompt, limit.squeezed, limit.fits, beta)
 
 
-def _substitution(client: Contract, served: Contract) -> list[Edit]:
-    return [] if client.contract == served.contract else [changed("substitute_model", client.contract, served.contract)]
+def _substitution(route: RouteRules, client: Contract, target: Deployment) -> list[Edit]:
+    """Says it where another version serves than the one that the app's name stands for."""
+    if client is target.contract or client.contract == target.contract.contract:
+        return []
+    return [changed("substitute_model", route.name, target.model.model)]
 
 
 def _beta(request: ChatRequest, prefix: bool, target: Deployment) -> bool:
@@ -83,12 +86,16 @@ def _strict(tool: Any) -> bool:
     return isinstance(function, dict) and function.get("strict") is True
 
 
-def _switch(request: ChatRequest, wish: thinking.Wish, client: Contract, target: Deployment) -> thinking.Switch:
-    switch = thinking.settle(wish, client, target)
+def _switch(switch: thinking.Switch, messages: list[dict[str, Any]], tools: bool, target: Deployment) -> thinking.Switch:
+    """Off where thinking needs earlier reasoning that the messages lack."""
     if not switch.on:
         return switch
-    refusal = missing_reasoning(request.messages, target.contract, target.host.reads.reasoning, bool(request.body.get("tools")))
+    refusal = missing_reasoning(messages, target.contract, target.host.reads.reasoning, tools)
     return switch if refusal is None else switch.turned_off(refusal)
+
+
+def _rewritten(messages: list[dict[str, Any]], seen: Survey, rewriter: Rewriter) -> tuple[list[dict[str, Any]], list[Edit]]:
+    return (rewriter.rewrite(messages), rewriter.edits()) if rewriter.concerns(seen) else (messages, [])
 
 
 def count_sent(sanitised: Sanitised, target: Deployment) -> int:
@@ -96,23 +103,19 @@ def count_sent(sanitised: Sanitised, target: Deployment) -> int:
     body = sanitised.body
     if target.contract.tokenizer != "deepseek":
         return sanitised.prompt_tokens
-    return count_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(body, target, sanitised.thinking))
+    tools = body.get("tools")
+    reads = _reads_reasoning(target, sanitised.thinking, bool(tools) or survey(body["messages"]).tools)
+    return count_prompt(body["messages"], tools, reasoning=reads)
 
 
-def _prompt_tokens(body: dict[str, Any], target: Deployment, thinks: bool) -> int:
-    return estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(body, target, thinks))
-
-
-def _reads_reasoning(body: dict[str, Any], target: Deployment, thinks: bool) -> bool:
+def _reads_reasoning(target: Deployment, thinks: bool, tools: bool) -> bool:
     """Whether the version reads earlier reasoning, so that it is a part of the prompt."""
     rule = target.contract.reasoning.send_back
-    return rule in ("within_turn", "always") or (rule == "with_tools" and thinks and uses_tools(body))
+    return rule in ("within_turn", "always") or (rule == "with_tools" and thinks and tools)
 
 
-def _ask_for_stream(body: dict[str, Any], stream: bool, target: Deployment) -> None:
+def _ask_for_stream(body: dict[str, Any], target: Deployment) -> None:
     """Streams always report their usage to us; whether the client sees it is decided with the answer."""
-    if not stream:
-        return
     body["stream"] = True
     if target.host.reads.usage == "stream_options":
         options = body.get("stream_options")

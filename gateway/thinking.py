@@ -6,9 +6,9 @@ Forms: `thinking: {type}`, `reasoning_effort`, `reasoning: {enabled, effort}`, `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from gateway.contracts import Contract
 from gateway.edits import Edit, changed, dropped, renamed
@@ -17,6 +17,7 @@ from gateway.hosts import Deployment
 
 State = Literal["on", "off"]
 FORMS = ("thinking", "reasoning_effort", "reasoning", "enable_thinking", "thinking_budget", "chat_template_kwargs")
+_ANY_FORM = frozenset(FORMS)
 KWARGS = ("thinking", "enable_thinking")
 
 
@@ -37,8 +38,10 @@ class Wish:
     effort: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+NOTHING = Wish()
+
+
+class Switch(NamedTuple):
     """What is decided for one deployment.
 
     `natural` is what the deployment does when told nothing, `fixed` says that it cannot be told, `forced` that we turned it off.
@@ -57,13 +60,13 @@ class Switch:
         """Off for this request, as an edit; raises InvalidRequest with the vendor's `reason` where it cannot be switched."""
         if self.fixed:
             raise InvalidRequest(reason, param="messages")
-        return replace(self, state="off", forced=True)
+        return self._replace(state="off", forced=True)
 
 
 def read(body: Mapping[str, Any]) -> Wish:
     """The client's wish; raises InvalidRequest for a malformed form, and for two that contradict each other (naming both)."""
-    if not any(form in body for form in FORMS):
-        return Wish()
+    if _ANY_FORM.isdisjoint(body):
+        return NOTHING
     statements = list(_statements(body))
     state = _agreed([said for said in statements if said.state is not None], "state")
     return Wish(state, _agreed([said for said in statements if said.effort is not None], "effort"))
@@ -140,20 +143,21 @@ def settle(wish: Wish, client: Contract, target: Deployment) -> Switch:
     What cannot be switched stays. The client's own word comes first where the contract of its route knows a switch; then what the
     route fixes; then the client's word; then what the client's contract does by itself, where that is another contract.
     """
-    contract = target.contract
-    natural = target.model.thinking or contract.thinking.default
-    fixed = target.model.thinking is not None or contract.thinking.switch == "none" or target.host.reads.thinking == "none"
-    if fixed:
+    contract, natural = target.contract, target.natural
+    if target.unswitchable:
         return Switch(natural, natural, fixed=True)
     word = "off" if wish.effort is not None and contract.thinking.effort_aliases.get(wish.effort) == "none" else wish.state
-    own = client.thinking.default if client.contract != contract.contract else natural
-    order = (word, target.thinking) if client.thinking.switch != "none" else (target.thinking, word)
-    state = order[0] or order[1] or own
+    first = word if client.thinking.switch != "none" else target.thinking
+    state = first or word or target.thinking
+    if state is None:
+        state = natural if client is contract or client.contract == contract.contract else client.thinking.default
     return Switch(state, natural, fixed=False, forced=state == "off" and natural == "on" and word != "off")
 
 
-def write(body: dict[str, Any], wish: Wish, switch: Switch, target: Deployment) -> tuple[set[str], list[Edit]]:
+def write(body: dict[str, Any], wish: Wish, switch: Switch, target: Deployment) -> tuple[Collection[str], list[Edit]]:
     """Puts the decision into `body` (changed in place), in the host's form; gives the fields that are settled, and the edits."""
+    if wish is NOTHING and switch.state == switch.natural:
+        return (), []
     said = [form for form in FORMS if body.get(form) is not None]
     edits = [Edit("disable_thinking")] if switch.forced else []
     thinking = target.contract.thinking

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from gateway.errors import FaregateError
 from gateway.front.app import Front
 from gateway.front.auth import Keys
-from gateway.front.respond import Gone, Responder
+from gateway.front.cycle import Gone
+from gateway.front.respond import Responder
 from gateway.front.server import Plane, listen
 from gateway.front.wire import App
 from gateway.request import Caller, ChatRequest
@@ -124,8 +125,8 @@ class FakeExchange:
         self.begun.set()
         match request.model:
             case "wait":
-                await gone.wait()
-                self.left.set()
+                gone.then(self.left.set)
+                await self.left.wait()
             case "fail":
                 responder.dispatched = True
                 raise self.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -149,6 +150,43 @@ def test_no_caller_adds_a_series(metrics: Metrics) -> None:
     labels = {"team": "search", "route": "other", "host": "other", "model": "other", "outcome": "ok"}
     assert value(metrics, "faregate_requests_total", labels) == 200
     assert value(metrics, "faregate_edits_total", {"edit": "drop_other", "contract": "other"}) == 200
+
+
+def test_a_name_that_the_policies_lose_is_counted_as_other_from_then_on(policies: Policies) -> None:
+    book = Book(policies)
+    metrics = Metrics(book, Clock())
+    metrics.observe(OUTCOME)
+    book.current = replace(policies, routes={name: route for name, route in policies.routes.items() if name != ROUTE})
+    metrics.observe(OUTCOME)
+    metrics.observe(OUTCOME)
+
+    assert value(metrics, "faregate_requests_total", {**LABELS, "outcome": "ok"}) == 1
+    assert value(metrics, "faregate_requests_total", {**LABELS, "route": "other", "outcome": "ok"}) == 2
+
+
+def test_what_is_read_while_requests_are_counted_only_grows(metrics: Metrics) -> None:
+    names = ("faregate_requests_total", "faregate_tokens_total", "faregate_request_duration_seconds_count")
+    done = threading.Event()
+
+    def count() -> None:
+        for number in range(2000):
+            metrics.observe(replace(OUTCOME, team=f"team{number % 50}"))
+        done.set()
+
+    seen: dict[str, float] = dict.fromkeys(names, 0.0)
+    counting = threading.Thread(target=count)
+    counting.start()
+    while not done.is_set():
+        found = samples(metrics)
+        for name in names:
+            now = sum(number for (sample, _), number in found.items() if sample == name)
+            assert now >= seen[name]
+            seen[name] = now
+    counting.join()
+    found = samples(metrics)
+    buckets = {dict(labels)["le"]: number for (name, labels), number in found.items() if name == "faregate_request_duration_seconds_bucket"}
+    assert buckets["+Inf"] == sum(number for (name, _), number in found.items() if name == names[0]) == 2000
+    assert list(buckets.values()) == sorted(buckets.values())
 
 
 def test_a_direct_route_keeps_its_name(metrics: Metrics) -> None:

@@ -51,6 +51,17 @@ async def test_every_framing_is_read_to_its_end(name: str) -> None:
             await upstream.close()
 
 
+@on_both_loops
+async def test_a_trailer_and_an_interim_answer_never_speak_for_the_answer() -> None:
+    spoof = b"content-type: text/html\r\nretry-after: 9\r\n\r\n"
+    async with Peer(answers(b"HTTP/1.1 103 Early Hints\r\n" + spoof + CHUNKED + b"2\r\n{}\r\n0\r\n" + spoof)) as peer:
+        upstream = HttpUpstream(connect=2)
+        answer = await upstream.open(call(peer.url))
+        assert (answer.content_type, answer.retry_after) == ("application/json", None)
+        assert await body_of(answer) == b"{}"
+        await upstream.close()
+
+
 MANY = b"".join(b"x-%d: %s\r\n" % (n, b"v" * 100) for n in range(HEAD_LIMIT // 100))
 BROKEN: dict[str, bytes] = {
     "nothing at all": b"",

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -141,15 +141,17 @@ async def test_an_end_that_the_loop_has_not_yet_seen_is_seen_before_the_connecti
     idle, closed = threading.Event(), threading.Event()
 
     def serve(listener: socket.socket) -> None:
-        for _ in range(2):
-            wire, _ = listener.accept()
-            with wire:
-                wire.recv(65536)
-                wire.sendall(WHOLE)
-                idle.wait(5)
-            closed.set()
+        with suppress(TimeoutError):
+            for _ in range(2):
+                wire, _ = listener.accept()
+                with wire:
+                    wire.recv(65536)
+                    wire.sendall(WHOLE)
+                    idle.wait(5)
+                closed.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         upstream = HttpUpstream(connect=2)

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="end after the conversations instead of serving on")
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port (default 8080)")
     parser.add_argument("--admin-port", type=int, default=8081, help="the admin port (default 8081)")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--without-engine", action="store_true", help="leave the local engine out")
+    parts.add_argument("--only-engine", action="store_true", help="leave the emulated hosts out")
     parser.add_argument("--clock", help="INSTANT[*RATE]: play at another date, e.g. 2025-02-01T00:00:00Z")
 
 
@@ -37,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="faregate-demo-") as folder:
         stage = Stage(Path(folder), args.port, args.admin_port)
         try:
-            stage.open(_real_keys(policies), args.clock)
-            _play(stage, client_type(base_url=stage.base_url, api_key=stage.key, max_retries=0), policies, args.clock)
+            stage.open(_real_keys(policies), args.clock, () if args.only_engine else EMULATED, engine=not args.without_engine)
+            _play(stage, client_type(base_url=stage.base_url, api_key=stage.key, max_retries=0), policies, args)
             _invite(stage, args.once)
             if not args.once:
                 stage.wait()
@@ -59,18 +62,17 @@ def _real_keys(policies: Policies) -> dict[str, str]:
     return {name: host.key for name, host in policies.hosts.items() if host.key and os.environ.get(host.key)}
 
 
-def _play(stage: Stage, client: Any, policies: Policies, clock: str | None) -> None:
+def _play(stage: Stage, client: Any, policies: Policies, args: argparse.Namespace) -> None:
     for name in stage.real:
         print(f"{name}: its real key is set, so these answers cost real money")
-    if not stage.local:
+    if not stage.local and not args.without_engine:
         print("local engine: not installed (pip install 'faregate[local]'); left out")
-    models = _models(stage) if clock is None else ["deepseek-reasoner"]
-    for model in models:
+    for model in _models(stage) if args.clock is None else ["deepseek-reasoner"]:
         conversation(client, model, stage, policies, print)
 
 
 def _models(stage: Stage) -> list[str]:
-    hosts = [*(["local"] if stage.local else []), *EMULATED]
+    hosts = [*(["local"] if stage.local else []), *stage.emulated, *stage.real]
     return [MODELS[host] for host in hosts if host in MODELS]
 
 

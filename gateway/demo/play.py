@@ -15,6 +15,8 @@ from gateway.quotes import quote
 
 QUESTIONS = ("9.11 and 9.8, which is greater?", "How many Rs are there in the word 'strawberry'?")
 SHOWN = 100
+# The engine runs on a laptop's processor: enough to see an answer, soon over.
+LONGEST = 120
 
 Say = Callable[[str], None]
 
@@ -39,7 +41,7 @@ def conversation(client: Any, model: str, stage: Stage, policies: Policies, say:
 
 
 def streamed(client: Any, model: str, messages: list[dict[str, str]]) -> Answer:
-    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=True, max_tokens=400)
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=True, max_tokens=LONGEST)
     reasoning = content = ""
     for chunk in raw.parse():
         delta = chunk.choices[0].delta
@@ -51,7 +53,7 @@ def streamed(client: Any, model: str, messages: list[dict[str, str]]) -> Answer:
 
 
 def whole(client: Any, model: str, messages: list[dict[str, str]]) -> Answer:
-    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, max_tokens=400)
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, max_tokens=LONGEST)
     message = raw.parse().choices[0].message
     return Answer(raw.headers["x-request-id"], getattr(message, "reasoning_content", None) or "", message.content or "")
 

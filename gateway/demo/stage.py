@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.cli import CommandError
-from gateway.demo import engine
+from gateway.demo.engine import available as installed
 
 EMULATED = ("deepseek", "openrouter", "novita")
 READY_WITHIN = 60.0
@@ -31,6 +32,7 @@ class Stage:
     key: str = field(default_factory=lambda: "demo-" + secrets.token_hex(12), repr=False)
     admin_token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     real: tuple[str, ...] = ()
+    emulated: tuple[str, ...] = ()
     local: bool = False
     _running: list[subprocess.Popen[str]] = field(default_factory=list, repr=False)
 
@@ -38,14 +40,14 @@ class Stage:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def open(self, keys: Mapping[str, str], clock: str | None) -> None:
+    def open(self, keys: Mapping[str, str], clock: str | None, emulated: Sequence[str] = EMULATED, *, engine: bool = True) -> None:
         """Start every process and wait until the gateway answers. `keys`: host -> the variable that holds its real key."""
         environment = dict(os.environ)
         self.real = tuple(keys)
-        for host in EMULATED:
-            if host not in keys:
-                environment |= self._emulate(host, clock)
-        if engine.available():
+        self.emulated = tuple(host for host in emulated if host not in keys)
+        for host in self.emulated:
+            environment |= self._emulate(host, clock)
+        if engine and installed():
             self.local = True
             command = [sys.executable, "-m", "gateway.demo.engine", "--models", str(self.folder)]
             environment["FAREGATE_BASE_URL_LOCAL"] = self._url_of(command)
@@ -94,12 +96,24 @@ class Stage:
         while time.monotonic() < deadline:
             if self._running[-1].poll() is not None:
                 raise CommandError("the gateway did not start:\n" + (self.folder / "gateway.log").read_text()[-2000:])
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.05)
+            if self._found_ports() and self._answers():
+                return
+            time.sleep(0.05)
         raise CommandError(f"the gateway was not ready within {READY_WITHIN:.0f} s")
+
+    def _found_ports(self) -> bool:
+        """Whether the gateway has said where it listens; asked for port 0, it chose one itself."""
+        said = re.search(r"serving on http://[^:]+:(\d+)/v1, admin on http://[^:]+:(\d+)", (self.folder / "gateway.log").read_text())
+        if said is not None:
+            self.port, self.admin_port = int(said[1]), int(said[2])
+        return said is not None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
 
     def receipt(self, id: str) -> dict[str, object]:
         """The ledger's row of one request, by the admin API."""

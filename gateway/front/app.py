@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.errors import FaregateError
 from gateway.front import body
+from gateway.front.cycle import Gone
 from gateway.front.errors import MethodNotAllowed, PathNotFound
 from gateway.front.guard import Headers, inspect
-from gateway.front.respond import Gone, Responder
-from gateway.front.wire import Fields, Receive, Scope, Send, dump, header_value, model_list, request_id
+from gateway.front.respond import Responder
+from gateway.front.wire import CYCLE, Fields, Receive, Scope, Send, dump, header_value, model_list, request_id
 from gateway.request import Caller, ChatRequest
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ class Front:
             return
         call = _Call(scope, receive, Responder(scope, send, request_id(), self._extra()))
         try:
-            await self._serve(call)
+            headers = inspect(scope)
+            # The guard has seen that these have no body.
+            call.read = scope["method"] in ("GET", "HEAD")
+            await self._handler(scope)(call, headers)
         except FaregateError as error:
             await call.fail(error, self._max_body)
         except body.ClientLeft:
@@ -77,16 +80,14 @@ class Front:
     def _extra(self) -> Fields:
         return [(b"x-faregate-clock", header_value(self._notice()))] if self._notice else []
 
-    async def _serve(self, call: _Call) -> None:
-        headers = inspect(call.scope)
-        # The guard has seen that these have no body.
-        call.read = call.scope["method"] in ("GET", "HEAD")
-        methods, handle = self._routes.get(call.scope["path"], (None, None))
-        if methods is None or handle is None:
+    def _handler(self, scope: Scope) -> _Handler:
+        route = self._routes.get(scope["path"])
+        if route is None:
             raise PathNotFound("There is nothing at this path. The API is at /v1/chat/completions and /v1/models.")
-        if call.scope["method"] not in methods:
+        methods, handle = route
+        if scope["method"] not in methods:
             raise MethodNotAllowed(f"This path takes {' and '.join(methods)} only.")
-        await handle(call, headers)
+        return handle
 
     async def _chat(self, call: _Call, headers: Headers) -> None:
         caller = self._authenticate(headers)
@@ -94,14 +95,7 @@ class Front:
         data = await body.read(call.receive, headers, self._max_body)
         call.read = True
         request = body.parse(data, call.responder.id, beta=call.scope["path"] in BETA)
-        gone = Gone()
-        watcher = asyncio.create_task(_watch(call, gone))
-        try:
-            await self._exchange.chat(request, caller, call.responder, gone)
-        finally:
-            # A watcher that is still waiting ends with the answer, unless there was none.
-            if not call.responder.finished:
-                watcher.cancel()
+        await self._exchange.chat(request, caller, call.responder, call.scope["extensions"][CYCLE])
 
     async def _list_models(self, call: _Call, headers: Headers) -> None:
         caller = self._authenticate(headers)
@@ -148,11 +142,3 @@ class _Call:
 
 
 _Handler = Callable[[_Call, Headers], Any]
-
-
-async def _watch(call: _Call, gone: Gone) -> None:
-    """Set `gone` when the client closes its connection before its answer is whole."""
-    while (await call.receive())["type"] != "http.disconnect":
-        pass
-    if not call.responder.finished:
-        gone.set()

@@ -5,7 +5,7 @@ Only HMAC-SHA256(pepper, key) is kept and looked up, so neither memory, nor a lo
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import os
 import secrets
 import tempfile
@@ -19,13 +19,18 @@ from gateway.front.guard import Headers
 from gateway.request import Caller
 
 LONGEST = 512
+# Bytes that SHA-256 takes at once.
+BLOCK = 64
 
 
 class Keys:
     """The keys of a gateway without an admin; from (team, key) pairs of the settings."""
 
     def __init__(self, pairs: Iterable[tuple[str, SecretStr]], pepper: bytes) -> None:
-        self._pepper = pepper
+        # Copies of the two hashes that have taken the pepper cost a third of a new HMAC each time.
+        padded = hashlib.sha256(pepper).digest() if len(pepper) > BLOCK else pepper
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded.ljust(BLOCK, b"\0")))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded.ljust(BLOCK, b"\0")))
         self._callers: dict[bytes, Caller] = {}
         for team, key in pairs:
             digest = self._digest(key.get_secret_value().encode())
@@ -39,21 +44,29 @@ class Keys:
         return caller
 
     def _digest(self, key: bytes) -> bytes:
-        return hmac.digest(self._pepper, key, "sha256")
+        """HMAC-SHA256(pepper, key) by RFC 2104."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(key)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def presented(headers: Headers) -> bytes:
     """The one key in the request: Bearer, x-api-key or api-key, equal where there are several."""
-    found = {value for name in (b"x-api-key", b"api-key") if (value := headers.get(name, b"").strip())}
+    key = b""
     authorization = headers.get(b"authorization")
     if authorization is not None:
         scheme, _, value = authorization.strip().partition(b" ")
         if scheme.lower() != b"bearer":
             raise InvalidKey("The Authorization header must be: Bearer KEY.")
-        found.add(value.strip())
-    if len(found) > 1:
-        raise InvalidRequest("The headers carry two different keys.")
-    key = found.pop() if found else b""
+        key = value.strip()
+    if b"x-api-key" in headers or b"api-key" in headers:
+        found = {value for name in (b"x-api-key", b"api-key") if (value := headers.get(name, b"").strip())}
+        if authorization is not None:
+            found.add(key)
+        if len(found) > 1:
+            raise InvalidRequest("The headers carry two different keys.")
+        key = found.pop() if found else b""
     if not 0 < len(key) <= LONGEST:
         raise InvalidKey("Send a key: Authorization: Bearer KEY, x-api-key or api-key.")
     return key

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gateway.errors import InternalError
 from gateway.front.errors import answer_bytes
-from gateway.front.wire import App, Message, Scope
+from gateway.front.wire import App, Fields, Message, Scope
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Line(Protocol):
     write_paused: bool
 
     @property
-    def constant_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def constant_headers(self) -> Fields: ...
 
     async def writable(self) -> None: ...
 
@@ -83,7 +83,8 @@ class Cycle(Gone):
         self._event: asyncio.Event | None = None
         self._head = b""
         self._left = 0
-        self._chunked = self._bodiless = False
+        self._chunked = self._bodiless = self._continued = False
+        self._headers: Fields = []
 
     # the request
 
@@ -116,14 +117,14 @@ class Cycle(Gone):
     async def run(self, app: App, scope: Scope) -> None:
         """Let the app answer; what it leaves unanswered ends with an error, or without its end once it has begun."""
         self._bodiless = scope["method"] == "HEAD"
-        self._expects = EXPECTS in scope["headers"]
+        self._headers = scope["headers"]
         try:
             await app(scope, self.receive, self.send)
         except Exception:
             log.exception("an application failed")
         finally:
             if not self.over:
-                if not self.started:
+                if not self.started or self._head:
                     self._line.transport.write(answer_bytes(InternalError("The gateway ended before it could answer.")))
                 self._line.transport.close()
 
@@ -139,9 +140,9 @@ class Cycle(Gone):
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def _wait(self) -> None:
-        if self._expects and not self.started:
-            self._expects = False
+        if not (self._pieces or self.started or self._continued) and EXPECTS in self._headers:
             self._line.transport.write(CONTINUE)
+        self._continued = True
         if self._event is None:
             self._event = asyncio.Event()
         self._event.clear()
@@ -163,6 +164,7 @@ class Cycle(Gone):
     def give_up(self) -> None:
         """End the answer without its end: what has been written goes out, then the connection closes."""
         self.over = True
+        self._callbacks.clear()
         self._wake()
         self._line.linger()
 
@@ -207,6 +209,7 @@ class Cycle(Gone):
         self._flush(body)
         if not more:
             self.complete = self.over = True
+            self._callbacks.clear()
             if self._event is not None:
                 self._event.set()
             self._line.answered(self)

@@ -6,6 +6,7 @@ It works on the parser's own output (raw path, header list) and returns the one 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from gateway.errors import FaregateError, InvalidRequest
@@ -18,8 +19,8 @@ HEADER_BYTES = 32 * 1024
 # A second one of these would be read by one program and not by another.
 SINGLE = frozenset(b"host authorization x-api-key api-key content-type content-length content-encoding transfer-encoding expect".split())
 HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-# Empty and dot segments, encoded separators and dots, NUL, backslash: two paths for two readers.
-PATH = re.compile(rb"//|/\.{1,2}(?:/|$)|%2[eEfF]|%5[cC]|%00|[^\x21-\x7e]|\\")
+# Empty and dot segments, encoded separators and dots, NUL, backslash, a fragment: two paths for two readers.
+PATH = re.compile(rb"//|/\.{1,2}(?:/|$)|%2[eEfF]|%5[cC]|%00|[^\x21-\x7e]|[\\#]")
 
 Headers = dict[bytes, bytes]
 
@@ -27,38 +28,49 @@ Headers = dict[bytes, bytes]
 def inspect(scope: Scope) -> Headers:
     """The headers by lower-case name (of a repeated harmless one: the last); raises InvalidRequest for anything ambiguous."""
     headers = _headers(scope["headers"])
-    version = scope["http_version"]
-    if version not in ("1.1", "1.0"):
-        raise InvalidRequest(f"HTTP/{version} is not supported: use HTTP/1.1.")
-    _check_host(headers.get(b"host"), version)
-    if PATH.search(scope["raw_path"]) or not scope["raw_path"].startswith(b"/"):
-        raise InvalidRequest("The path has an empty or dot segment, an encoded separator or a control character.")
-    _check_framing(headers, version, scope["method"])
+    version, method = scope["http_version"], scope["method"]
+    _check_target(version, headers.get(b"host"), scope["raw_path"])
+    if b"transfer-encoding" in headers or method in ("GET", "HEAD"):
+        _check_framing(headers, version, method)
     return headers
 
 
 def _headers(pairs: list[tuple[bytes, bytes]]) -> Headers:
-    headers: Headers = {}
+    headers = dict(pairs)
     size = 0
-    for name, value in pairs:
-        size += len(name) + len(value)
-        if name in headers and name in SINGLE:
-            raise InvalidRequest(f"The header {name.decode()} is there twice.")
-        if b"_" in name:
-            # Many servers read x_api_key and x-api-key as one name.
-            raise InvalidRequest("A header name has an underscore: write it with a hyphen.")
-        headers[name] = value
+    if len(headers) < len(pairs):
+        _check_repeated(pairs)
+        size = sum(len(name) + len(value) for name, value in pairs)
+    names = b"".join(headers)
+    size = size or len(names) + len(b"".join(headers.values()))
+    if b"_" in names:
+        # Many servers read x_api_key and x-api-key as one name.
+        raise InvalidRequest("A header name has an underscore: write it with a hyphen.")
     if len(pairs) > HEADER_COUNT or size > HEADER_BYTES:
         raise HeadersTooLarge(f"More than {HEADER_COUNT} headers or {HEADER_BYTES} bytes of them.")
     return headers
 
 
-def _check_host(host: bytes | None, version: str) -> None:
+def _check_repeated(pairs: list[tuple[bytes, bytes]]) -> None:
+    seen: set[bytes] = set()
+    for name, _ in pairs:
+        if name in seen and name in SINGLE:
+            raise InvalidRequest(f"The header {name.decode()} is there twice.")
+        seen.add(name)
+
+
+# A client asks the same of the same host again and again: remembered, this costs a tenth of the patterns.
+@lru_cache(maxsize=64)
+def _check_target(version: str, host: bytes | None, raw_path: bytes) -> None:
+    if version not in ("1.1", "1.0"):
+        raise InvalidRequest(f"HTTP/{version} is not supported: use HTTP/1.1.")
     if host is None:
         if version == "1.1":
             raise InvalidRequest("The Host header is missing.")
     elif not HOST.fullmatch(host):
         raise InvalidRequest("The Host header is not a host name with an optional port.")
+    if PATH.search(raw_path) or not raw_path.startswith(b"/"):
+        raise InvalidRequest("The path has an empty or dot segment, an encoded separator, a fragment or a control character.")
 
 
 def _check_framing(headers: Headers, version: str, method: str) -> None:

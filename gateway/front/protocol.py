@@ -1,138 +1,247 @@
-"""The HTTP/1.1 parser's edge: a request arrives whole within a deadline, in bounded memory, and a trailer never becomes a header.
+"""The HTTP/1.1 connection: a request arrives whole within a deadline, in bounded memory, and a trailer never becomes a header.
 
-Built on uvicorn's httptools protocol, of which it closes what the parser leaves open: no limit on the time or the size of a
-header section, trailers appended to the headers, upgrades that lose the body, targets that are not paths.
+Built on httptools' parser; uvicorn's server makes one for each connection. Upgrades, targets that are not paths and endless
+header sections are refused here; what can be read in two ways is left to the guard.
 """
 
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
 from collections import deque
-from functools import partial
+from math import inf
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
 
 from gateway.errors import FaregateError, InvalidRequest
+from gateway.front.cycle import Cycle
 from gateway.front.errors import HeadersTooLarge, answer_bytes
 from gateway.front.guard import HEADER_BYTES
-from gateway.front.wire import GIVE_UP
+from gateway.front.wire import CYCLE, Fields, Scope
 
 UPGRADE = "Faregate speaks plain HTTP/1.1 only: send no Upgrade header (Java's HttpClient: version(HTTP_1_1))."
 # Seconds in which a client that does not read may still take what was written for it.
 LINGER = 5.0
+# Bytes of a body that wait to be read, and requests that wait behind one that is being answered, before reading stops.
+# Nothing tells of a departure while reading has stopped: so a client that pipelines a little is still seen to leave.
+WAITING_BYTES = 64 * 1024
+WAITING_REQUESTS = 16
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(asyncio.Protocol):
     """One connection. `receive_seconds` is the time in which a whole request (headers and body) must arrive.
 
     An answer under way is never timed: not even when a half request has been pipelined behind it.
     """
 
     receive_seconds = 30.0
+    transport: asyncio.Transport
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._deadline: asyncio.TimerHandle | None = None
+    def __init__(self, config: Config, server_state: ServerState, app_state: object, _loop: object = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._app = config.loaded_app
+        self._keep_alive_seconds = config.timeout_keep_alive
+        self._server_state = server_state
+        self._parser: Any = httptools.HttpRequestParser(self)
+        # Bytes behind a request that ends the connection must not spoil its answer.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.write_paused = False
+        self._read_paused = False
+        self._writable = asyncio.Event()
+        self._url = b""
+        self._headers: Fields = []
         self._silent = 0
         self._refusal: FaregateError = InvalidRequest("This is not a valid HTTP/1.1 request.")
-        self._unanswered: deque[RequestResponseCycle] = deque()
+        # Requests that have not been answered whole, with their scopes: the first one's app runs, the last one may still arrive.
+        self._unanswered: deque[tuple[Cycle, Scope]] = deque()
+        self._newest: Cycle | None = None
+        # The time at which the connection closes unless something happens. One timer looks at it: to move a timer for each
+        # request would cost more than to parse the request.
+        self._receiving = True
+        self._due = inf
 
     # transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._arm()
+        self.transport = transport
+        self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks for shutdown() only
+        self._due = self._loop.time() + self.receive_seconds
+        self._timer = self._loop.call_later(self.receive_seconds, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
-        # The parent tells only the newest of several pipelined requests.
-        for cycle in self._unanswered:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._server_state.connections.discard(self)
+        self._timer.cancel()
+        self._parser = None
+        self._newest = None
+        self.resume_writing()
+        for cycle, _ in self._unanswered:
+            cycle.depart()
 
     def data_received(self, data: bytes) -> None:
         # Bytes that complete neither headers nor body: a huge header, endless trailers or chunk extensions.
         self._silent += len(data)
-        super().data_received(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._reject()
+            return
         if self._silent > HEADER_BYTES and not self.transport.is_closing():
             self._refusal = HeadersTooLarge(f"The header section is longer than {HEADER_BYTES} bytes.")
-            self.send_400_response("")
+            self._reject()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._writable.set()
+
+    def shutdown(self) -> None:
+        """Called by the server when it ends: finish the answers that are owed, then close."""
+        if self._unanswered:
+            self._unanswered[-1][0].keep_alive = False
+        else:
+            self.transport.close()
 
     # parser
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._arm()
+        self._url = b""
+        self._headers = []
+        if not self._receiving:
+            self._receiving = True
+            self._due = self._loop.time() + self.receive_seconds
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._silent = 0
-        if self.parser.should_upgrade():
+        if self._parser.should_upgrade():
             self._refuse(UPGRADE)
-        if not self.url.startswith(b"/"):
+        if not self._url.startswith(b"/"):
             self._refuse("The request target must be a path.")
-        super().on_headers_complete()
+        version = self._parser.get_http_version()
+        cycle = self._newest = Cycle(self, version != "1.0" and self._parser.should_keep_alive())
+        self._unanswered.append((cycle, self._scope(version, cycle)))
         # The scope keeps the list as it is now; trailers land in one that nobody reads.
-        self.headers = []
-        self._unanswered.append(self.cycle)
-        self.scope["extensions"] = {GIVE_UP: {"close": partial(self._give_up, self.cycle)}}
+        self._headers = []
+        if len(self._unanswered) == 1:
+            self._begin()
+        elif len(self._unanswered) > WAITING_REQUESTS:
+            self._pause_reading()
 
     def on_body(self, body: bytes) -> None:
         self._silent = 0
-        super().on_body(body)
+        if self._newest is not None and self._newest.feed(body) > WAITING_BYTES:
+            self._pause_reading()
 
     def on_message_complete(self) -> None:
         self._silent = 0
-        self._disarm()
-        super().on_message_complete()
+        self._receiving = False
+        self._due = inf if self._unanswered else self._loop.time() + self._keep_alive_seconds
+        if self._newest is not None:
+            self._newest.end_of_request()
+            self._newest = None
 
-    def on_response_complete(self) -> None:
-        self._unanswered.popleft()
-        super().on_response_complete()
-        if self._deadline is not None:
-            # What waited behind this answer gets its full time from now.
-            self._disarm()
-            self._arm()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request; in the middle of an answer only the connection can be closed."""
-        if not any(cycle.response_started or not cycle.more_body for cycle in self._unanswered):
-            self.transport.write(answer_bytes(self._refusal))
-        self.transport.close()
-
-    # deadline
+    def _scope(self, version: str, cycle: Cycle) -> Scope:
+        raw_path, _, query = self._url.partition(b"?")
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": "http",
+            "server": self._server,
+            "client": self._client,
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._headers,
+            "extensions": {CYCLE: cycle},
+        }
 
     def _refuse(self, reason: str) -> None:
         self._refusal = InvalidRequest(reason)
         raise ValueError(reason)
 
-    def _give_up(self, cycle: RequestResponseCycle) -> None:
-        """End an answer without its end: what has been written goes out, then the connection closes."""
-        cycle.disconnected = True
-        cycle.message_event.set()
+    def _reject(self) -> None:
+        """Refuse what is no request; in the middle of an answer only the connection can be closed."""
+        if not any(cycle.started or not cycle.more_body for cycle, _ in self._unanswered):
+            self.transport.write(answer_bytes(self._refusal))
         self.transport.close()
-        self.loop.call_later(LINGER, self.transport.abort)
 
-    def _answering(self) -> bool:
-        """Whether a request that has arrived whole has not yet been answered whole."""
-        return any(not cycle.more_body for cycle in self._unanswered)
+    # what the cycles need
 
-    def _arm(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.receive_seconds, self._late)
+    @property
+    def constant_headers(self) -> Fields:
+        """The Date header, as the server renews it every second."""
+        return self._server_state.default_headers
 
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    async def writable(self) -> None:
+        await self._writable.wait()
 
-    def _late(self) -> None:
-        self._deadline = None
-        if self._answering():
-            self._arm()
-        elif not self.transport.is_closing():
+    def resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def answered(self, cycle: Cycle) -> None:
+        """An answer is whole: the next request's turn, if there is one."""
+        self._unanswered.popleft()
+        if not cycle.keep_alive:
             self.transport.close()
+        if self.transport.is_closing():
+            return
+        self.resume_reading()
+        if self._unanswered:
+            self._begin()
+        if self._receiving or not self._unanswered:
+            # What waited behind this answer gets its full time from now.
+            self._due = self._loop.time() + (self.receive_seconds if self._receiving else self._keep_alive_seconds)
+
+    def linger(self) -> None:
+        self.transport.close()
+        self._loop.call_later(LINGER, self.transport.abort)
+
+    def _begin(self) -> None:
+        cycle, scope = self._unanswered[0]
+        self._server_state.tasks.add(self._loop.create_task(self._serve(cycle, scope)))
+
+    async def _serve(self, cycle: Cycle, scope: Scope) -> None:
+        try:
+            await cycle.run(self._app, scope)
+        finally:
+            # Cheaper than a callback of the task, which takes a turn of the loop.
+            self._server_state.tasks.discard(asyncio.current_task())
+
+    # deadline
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if now >= self._due:
+            # Something that arrives behind an answer under way is not timed before its own turn.
+            if all(cycle.more_body for cycle, _ in self._unanswered):
+                self.transport.close()
+                return
+            self._due = now + self.receive_seconds
+        self._timer = self._loop.call_later(min(self._due - now, self.receive_seconds), self._check)
 
 
 def protocol_with(receive_seconds: float) -> type[Protocol]:

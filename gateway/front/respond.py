@@ -2,33 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from gateway.errors import FaregateError
 from gateway.front import errors
-from gateway.front.wire import EVENT_STREAM, GIVE_UP, JSON, Fields, Receive, Scope, Send, dump, event, header_fields
-
-
-class Gone(asyncio.Event):
-    """Set once when the client has closed its connection before its answer was whole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._callbacks: list[Callable[[], object]] = []
-
-    def then(self, callback: Callable[[], object]) -> None:
-        """Call back at once when it is set; now, if it has been."""
-        if self.is_set():
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def set(self) -> None:
-        if not self.is_set():
-            super().set()
-            for callback in self._callbacks:
-                callback()
+from gateway.front.wire import CYCLE, EVENT_STREAM, JSON, Fields, Message, Receive, Scope, Send, dump, event, header_fields
 
 
 class Responder:
@@ -47,10 +23,16 @@ class Responder:
         self.started = False
         self.finished = False
         self.dispatched = False
+        self._json = False
 
     async def start_stream(self, headers: dict[str, str]) -> None:
         """Begin a 200 answer of server-sent events."""
-        await self._start(200, EVENT_STREAM + header_fields(headers))
+        await self._send(self._start_message(200, EVENT_STREAM + header_fields(headers)))
+
+    async def start_whole(self, headers: dict[str, str]) -> None:
+        """Begin a 200 answer of one JSON value whose end may be far: blanks may go before it, an error in its place."""
+        self._json = True
+        await self._send(self._start_message(200, [JSON, *header_fields(headers)]))
 
     async def send(self, data: bytes) -> None:
         """One piece of a stream; returns when the connection can take more."""
@@ -65,13 +47,13 @@ class Responder:
 
     async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """A complete answer; the content type is JSON unless `headers` (lower-case names) have another."""
-        kind = [] if "content-type" in headers else [JSON]
-        await self._whole(status, kind + header_fields(headers), body)
+        fields = header_fields(headers)
+        await self._whole(status, fields if "content-type" in headers else [JSON, *fields], body)
 
     async def error(self, error: FaregateError, headers: dict[str, str] | None = None) -> None:
-        """The error as an answer of its own; inside a stream as its last event, without [DONE]."""
+        """The error as an answer of its own; inside a stream as its last event, without [DONE]; else as the JSON that was begun."""
         if self.started:
-            await self.send(event(errors.body(error)))
+            await self.send(dump(errors.body(error)) if self._json else event(errors.body(error)))
             await self.end()
             return
         own = errors.fields(error, self.dispatched)
@@ -83,7 +65,8 @@ class Responder:
         Closing while a client still writes would reset the connection, and it would never see the answer.
         """
         data = dump(errors.body(error))
-        await self._start(error.status, [JSON, _length(data), (b"connection", b"close"), *errors.fields(error)])
+        own = [JSON, _length(data), (b"connection", b"close"), *errors.fields(error)]
+        await self._send(self._start_message(error.status, own))
         await self.send(data)
         await _discard(receive, limit)
         await self.end()
@@ -91,22 +74,20 @@ class Responder:
     async def abort(self) -> None:
         """Break the connection: the client must not take what it has for a whole answer."""
         self.finished = True
-        extension = self._scope.get("extensions", {}).get(GIVE_UP)
-        if extension is None:
-            raise ConnectionAbortedError("the answer was given up")
-        extension["close"]()
+        self._scope["extensions"][CYCLE].give_up()
 
     async def _whole(self, status: int, headers: Fields, body: bytes) -> None:
-        await self._start(status, [_length(body), *headers])
+        await self._send(self._start_message(status, [_length(body), *headers]))
         if not self.finished:
             self.finished = True
             await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(self, status: int, headers: Fields) -> None:
+    def _start_message(self, status: int, headers: Fields) -> Message:
         if self.started:
             raise RuntimeError("the answer has been started before")
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self._common]})
+        headers.extend(self._common)
+        return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 def _length(body: bytes) -> tuple[bytes, bytes]:

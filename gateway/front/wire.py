@@ -15,8 +15,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# The scope's extension by which an answer is broken off: {"close": function}.
-GIVE_UP = "faregate.give_up"
+# The scope's extension that holds the request's Cycle: its departure, and the way to break its answer off.
+CYCLE = "faregate.cycle"
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -44,6 +44,8 @@ def header_fields(headers: dict[str, str]) -> Fields:
 
 
 def header_value(text: str) -> bytes:
+    if len(text) <= _LONGEST and text.isascii() and text.isprintable():
+        return text.encode()
     return text[:_LONGEST].encode("ascii", "replace").translate(_VISIBLE)
 
 

@@ -25,6 +25,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _NO_USAGE: Columns = (None,) * 8
 _NO_PARTS: Columns = (None,) * 3
 _encode = msgspec.json.Encoder().encode
+_EMPTY = "[]"
 _edits = msgspec.json.Decoder(tuple[str, ...]).decode
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 

@@ -1,4 +1,4 @@
-"""What the embedded ledger writes: each function is one operation inside the writer's transaction.
+"""What the embedded ledger writes: each function is one operation inside a transaction of its caller's.
 
 `now` is the database's clock in microseconds, the only clock that leases know. An operation raises HoldError before its
 first write or not at all. Which event leads where is the table in `port`; nothing here decides it again.
@@ -19,6 +19,8 @@ REAP: Final = 200
 _HOLD = "nano, currency, expected, worst, team, key, route, host, model, card, policies, started"
 _INSERT_HOLD = f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES ({', '.join('?' * 13)}, 'held', ?, ?) ON CONFLICT DO NOTHING"
 _EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}) = ({', '.join('?' * 12)}) WHERE rid = ? AND state = 'held'"
+_END_HOLD = "UPDATE hold SET state = ? WHERE rid = ? AND state = 'held' AND currency = ?"
+_FIRST_ENTRY = "INSERT INTO entry VALUES (?, 1, ?, ?, ?, ?, ?)"
 _WRITE_REQUEST = f"INSERT OR REPLACE INTO request ({', '.join(REQUEST)}) VALUES ({', '.join('?' * len(REQUEST))})"
 # The index has the open holds only: without it these two would read every hold that ever was.
 _RENEW = "UPDATE hold INDEXED BY open_hold SET expires = ? WHERE state = 'held' AND owner = ?"
@@ -47,6 +49,19 @@ def abandon(db: apsw.Connection, rid: str) -> None:
 
 def finish(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
     """Apply one event to a hold, and keep its row; False where the table of states knows no such step."""
+    step = TRANSITIONS["held", event]
+    # Nearly every hold is open and in the row's currency: try that first, and look only when it is not so.
+    db.execute(_END_HOLD, (step.to, row.id, row.currency))
+    if not db.changes():
+        return _finish_late(db, now, event, row)
+    if step.entry is not None:
+        db.execute(_FIRST_ENTRY, (row.id, step.entry, row.nano, row.currency, _source(step.entry, row), now))
+    db.execute(_WRITE_REQUEST, request_columns(row))
+    return True
+
+
+def _finish_late(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
+    """`finish` for a hold that is not open, or that the row contradicts."""
     found = db.execute("SELECT state, currency FROM hold WHERE rid = ?", (row.id,)).get
     if found is None:
         raise HoldError(f"request {row.id} has no hold")
@@ -85,9 +100,7 @@ def reap(db: apsw.Connection, now: int) -> int:
 
 def _append(db: apsw.Connection, now: int, kind: EntryKind, row: LedgerRow) -> None:
     """Append the entry that makes the request's entries sum to row.nano."""
-    last, sum_before = 0, 0
-    if kind == "adjust":
-        last, sum_before = db.execute("SELECT coalesce(max(seq), 0), coalesce(sum(nano), 0) FROM entry WHERE rid = ?", (row.id,)).get
+    last, sum_before = db.execute("SELECT coalesce(max(seq), 0), coalesce(sum(nano), 0) FROM entry WHERE rid = ?", (row.id,)).get
     entry = (row.id, last + 1, kind, row.nano - sum_before, row.currency, _source(kind, row), now)
     db.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", entry)
 

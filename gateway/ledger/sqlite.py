@@ -1,12 +1,14 @@
-"""The embedded ledger: one SQLite file, written by one thread, read on a connection of its own."""
+"""The embedded ledger: one SQLite file, written on the event loop, flushed and read by threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib.resources import files
@@ -19,6 +21,8 @@ import apsw
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import operations
 from gateway.ledger.columns import REQUEST, microseconds, request_row
+from gateway.ledger.flusher import Flusher
+from gateway.ledger.keeper import Keeper, touch_log
 from gateway.ledger.port import HoldError, Spend, SpendBy
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import Operation, Writer
@@ -32,6 +36,8 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 LEASE_SECONDS: Final = 30.0
 _SCHEMA_VERSION: Final = 1
 _BUSY_MILLISECONDS: Final = 5000
+# The log is copied into the database file when it has grown by so many pages (of 4 KiB).
+_LOG_PAGES: Final = 4000
 
 _GROUPS: Final[dict[SpendBy, str]] = {
     "day": "strftime('%Y-%m-%d', ended / 1000000, 'unixepoch')",
@@ -50,45 +56,69 @@ def check_sqlite(version: str) -> None:
         raise LedgerUnavailable(f"SQLite {version} can corrupt a ledger: install an apsw that carries SQLite {oldest} or later.")
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The connections of one ledger file, and its log as a file descriptor."""
+
+    writer: apsw.Connection
+    keeper: apsw.Connection
+    reader: apsw.Connection
+    log: int
+
+
 class SqliteLedger:
     """The port `Ledger` on one file. Between start() and close(), a background task renews leases and expires what is overdue.
 
     `lease` is in seconds, by the database's clock. `on_commit(op, seconds)` is told how long each operation took until its
-    caller could go on.
+    caller could go on. `sync(descriptor)` makes what was written to a file survive a power cut.
     """
 
-    def __init__(self, path: Path | str, *, lease: float = LEASE_SECONDS, on_commit: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        lease: float = LEASE_SECONDS,
+        on_commit: Callable[[str, float], None] | None = None,
+        sync: Callable[[int], None] = os.fdatasync,
+    ) -> None:
         self._path = Path(path)
         self._lease = lease
         self._lease_microseconds = round(lease * 1_000_000)
         self._owner = token_hex(8)
         self._on_commit = on_commit
+        self._sync = sync
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
+        self._file: _File | None = None
         self._writer: Writer | None = None
-        self._reader: apsw.Connection | None = None
-        self._upkeep: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checkpoint_at = _LOG_PAGES
 
     async def start(self) -> None:
         """Open (or create) the file; raises LedgerUnavailable with the remedy when that cannot be."""
         check_sqlite(apsw.sqlite_lib_version())
         try:
-            connection, self._reader = await asyncio.to_thread(self._open)
+            file = await asyncio.to_thread(_open, self._path)
         except (apsw.Error, OSError) as problem:
             text = f"The ledger {self._path} cannot be opened: {problem}. Check the folder and its permissions."
             raise LedgerUnavailable(text) from problem
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(connection, self._loop)
-        self._upkeep = asyncio.create_task(self._keep_up())
+        self._file = file
+        self._flusher = Flusher(partial(self._sync, file.log), self._loop)
+        self._writer = Writer(file.writer, self._flusher, self._loop)
+        self._keeper = Keeper(file.keeper, self._writer)
+        file.writer.set_wal_hook(self._log_grew)
+        self._start_task(self._keep_up())
 
     async def close(self) -> None:
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
-        if self._reader is not None:
-            await self._read(lambda db: db.close())
-            self._reader = None
-        if self._writer is not None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._file is not None and self._writer is not None:
+            file, self._file = self._file, None
             await self._writer.close()
+            await self._flusher.close()
+            await self._keeper.close()
+            await self._loop.run_in_executor(self._readers, _close, file)
         self._readers.shutdown()
 
     @property
@@ -97,17 +127,17 @@ class SqliteLedger:
 
     @property
     def flushes(self) -> int:
-        """Groups that were flushed to the disk before their callers went on."""
-        return self._open_writer.flushes
+        """How often charges were flushed to the disk before their callers went on."""
+        return self._flusher.flushes
 
     async def hold(self, hold: Hold) -> None:
         began = self._loop.time()
         operation = partial(operations.hold, hold=hold, owner=self._owner, lease=self._lease_microseconds)
-        future = self._open_writer.submit(operation, durable=False)
+        future = self._open_writer.submit(operation, durable=False, firm=False)
         try:
-            await asyncio.shield(future)
+            await future
         except asyncio.CancelledError:
-            future.add_done_callback(partial(self._abandon, hold.id))
+            self._abandon(hold.id, future)
             raise
         self._committed("hold", began)
 
@@ -127,8 +157,7 @@ class SqliteLedger:
     async def renew(self) -> int:
         """Give every open hold of this ledger object a new lease; the number of them."""
         operation = partial(operations.renew, owner=self._owner, lease=self._lease_microseconds)
-        renewed: int = await self._write("renew", operation, durable=False)
-        return renewed
+        return await self._keep("renew", operation)
 
     async def reap(self) -> int:
         """Expire every hold whose lease is over, whoever made it; the number of them.
@@ -136,7 +165,7 @@ class SqliteLedger:
         Not flushed: after a power cut the same leases are over, and they expire again.
         """
         total = 0
-        while reaped := await self._write("reap", operations.reap, durable=False):
+        while reaped := await self._keep("reap", operations.reap):
             total += reaped
         return total
 
@@ -175,21 +204,50 @@ class SqliteLedger:
         if self._on_commit is not None:
             self._on_commit(op, self._loop.time() - began)
 
+    async def _keep(self, op: str, operation: Operation) -> int:
+        if self._file is None:
+            raise LedgerUnavailable("The ledger is not open.")
+        began = self._loop.time()
+        result = await self._keeper.write(operation)
+        self._committed(op, began)
+        return result
+
     def _abandon(self, rid: str, held: asyncio.Future[Any]) -> None:
-        """End the hold of a caller that left while it waited: nobody else would, and our own lease would keep it open."""
+        """End the hold of a caller that left while it waited: nobody else would, and our own lease would keep it open.
+
+        A cancelled future was still queued, and is left out; any other has its result, and a commit lies behind it.
+        """
         if not held.cancelled() and held.exception() is None:
             with suppress(LedgerUnavailable):  # closing: it expires by its lease
                 self._open_writer.submit(lambda db, _now: operations.abandon(db, rid), durable=False)
 
     async def _read(self, query: Callable[[apsw.Connection], T]) -> T:
         """Run a query in the reading thread; the writer and the event loop go on meanwhile."""
-        reader = self._reader
-        if reader is None:
+        if self._file is None:
             raise LedgerUnavailable("The ledger is not open.")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, query, reader)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, query, self._file.reader)
         except apsw.Error as problem:
             raise LedgerUnavailable(f"The ledger cannot be read ({type(problem).__name__}).", retry_after=1) from problem
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _log_grew(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        """SQLite tells, after each commit, how long the log is."""
+        if pages >= self._checkpoint_at:
+            self._checkpoint_at = pages + _LOG_PAGES  # not again before it has grown as much, whatever comes of this one
+            self._start_task(self._checkpoint())
+        return apsw.SQLITE_OK
+
+    async def _checkpoint(self) -> None:
+        try:
+            if await self._keeper.checkpoint():
+                self._checkpoint_at = _LOG_PAGES
+        except LedgerUnavailable as problem:
+            log.error("ledger: the log could not be copied into the file: %s", problem)
 
     async def _keep_up(self) -> None:
         """Renew first, then reap: a loop that stood still for longer than a lease does not expire its own holds."""
@@ -202,17 +260,47 @@ class SqliteLedger:
                 log.error("ledger: leases were not renewed: %s", problem)
             await asyncio.sleep(self._lease / 3)
 
-    def _open(self) -> tuple[apsw.Connection, apsw.Connection]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        writer = apsw.Connection(str(self._path))
-        writer.set_busy_timeout(_BUSY_MILLISECONDS)
-        writer.execute("PRAGMA journal_mode = WAL").fetchall()
-        # Without it, INSERT OR REPLACE would pass the triggers that keep entries append-only.
-        writer.execute("PRAGMA recursive_triggers = ON")
-        _create(writer)
-        reader = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-        reader.set_busy_timeout(_BUSY_MILLISECONDS)
-        return writer, reader
+
+def _open(path: Path) -> _File:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keeper = _connect(path)
+    keeper.set_busy_timeout(_BUSY_MILLISECONDS)
+    keeper.execute("PRAGMA journal_mode = WAL").fetchall()
+    _create(keeper)
+    # The log now exists, and its header is on the disk: the loop's connection need flush neither.
+    touch_log(keeper)
+    log = os.open(keeper.filename_wal, os.O_RDONLY)
+    _sync_folder(path.parent)
+    reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    reader.set_busy_timeout(_BUSY_MILLISECONDS)
+    return _File(_connect(path), keeper, reader, log)
+
+
+def _connect(path: Path) -> apsw.Connection:
+    db = apsw.Connection(str(path))
+    # Commits are not flushed, but checkpoints are, and the log when it starts anew.
+    db.execute("PRAGMA synchronous = NORMAL")
+    # A checkpoint flushes, so the keeper makes them and no commit does.
+    db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+    # Without it, INSERT OR REPLACE would pass the triggers that keep entries append-only.
+    db.execute("PRAGMA recursive_triggers = ON")
+    return db
+
+
+def _sync_folder(folder: Path) -> None:
+    """After it, a power cut does not take away files that were made in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _close(file: _File) -> None:
+    """The last connection to close copies the log into the file and removes it."""
+    os.close(file.log)
+    file.reader.close()
+    file.writer.close()
 
 
 def _create(db: apsw.Connection) -> None:

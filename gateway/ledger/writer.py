@@ -1,146 +1,165 @@
-"""One thread writes: operations commit in groups, and a caller learns its result only after the commit that holds it.
+"""Operations commit in groups on the event loop's own thread: those of one turn of the loop in one transaction.
 
-The thread waits for one operation, takes what is queued by then (up to BATCH), and commits all of it in one transaction.
-A group with a durable operation is flushed to the disk (synchronous FULL); any other is written without a flush (NORMAL):
-a killed process loses none of it, a power cut may lose the last groups that no later flush has covered.
+A commit writes to the log without a flush, so it takes microseconds and no other thread: a killed process loses none of
+it, a power cut may lose the last groups that no later flush has covered. A caller learns its result after the commit; of a
+durable operation only after the flusher has made it durable too.
 
 An operation that fails leaves nothing behind and does not harm its neighbours: a refusal (HoldError) comes before the
 operation's first write; any other failure rolls the whole group back, and its operations are tried again one by one.
+While another process writes, or our own housekeeping does, operations wait in their order, and the loop goes on.
 What belongs to the ledger's meaning (states, tables) does not live here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Thread
-from time import sleep
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import apsw
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import HoldError
+from gateway.ledger.transaction import STORE_FAILURES, transact, unavailable
 
-BATCH: Final = 256
-# While requests come together, the writer waits this long for more of them: a commit costs far more than an operation.
-GATHER: Final = 0.000001
+# The most operations of one transaction: about one millisecond of the loop's time.
+BATCH: Final = 64
+# How long operations wait for another process that holds the file, and how often they look, in seconds.
+BUSY: Final = 5.0
+_RETRY: Final = 0.001
 
-# Called in the writer's transaction, with the database's clock in microseconds. HoldError only before its first write.
+# Called in a transaction, with the database's clock in microseconds. HoldError only before its first write.
 Operation = Callable[[apsw.Connection, int], Any]
-
-# The store itself has failed: every operation of the group would, so none is tried alone.
-STORE_FAILURES: Final = (
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.FullError,
-    apsw.IOError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.CorruptError,
-    apsw.NotADBError,
-    apsw.NoMemError,
-)
-
-# The database's clock, read once for each group. SQLite's own resolution is a millisecond.
-_NOW = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000"
 
 
 @dataclass(slots=True)
 class _Job:
     operation: Operation
     durable: bool
+    firm: bool
     future: asyncio.Future[Any]
 
 
 class Writer:
-    """Owns the writing connection. `commits` and `flushes` count groups, and those of them that were flushed."""
+    """Owns the loop's writing connection, whose busy timeout must be 0. `commits` counts groups."""
 
-    def __init__(self, connection: apsw.Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: apsw.Connection, flusher: Flusher, loop: asyncio.AbstractEventLoop) -> None:
         self.commits = 0
-        self.flushes = 0
         self._db = connection
+        self._flusher = flusher
         self._loop = loop
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: list[_Job] = []
+        self._scheduled = False
+        self._pauses = 0
+        self._busy_since: float | None = None
         self._closing = False
-        self._last_batch_taken = False
-        self._busy = False
-        self._level: Literal["FULL", "NORMAL", ""] = ""
-        self._thread = Thread(target=self._run, name="ledger-writer", daemon=True)
-        self._thread.start()
 
-    def submit(self, operation: Operation, *, durable: bool) -> asyncio.Future[Any]:
-        """Queue one operation, in order. The future has its result after the commit; cancelling it undoes nothing."""
+    def submit(self, operation: Operation, *, durable: bool, firm: bool = True) -> asyncio.Future[Any]:
+        """Queue one operation, in order; the future has its result after the commit (and the flush, if durable).
+
+        Cancelling the future undoes nothing; only an operation that is not firm, and still queued, is then left out.
+        """
         if self._closing:
             raise LedgerUnavailable("The ledger is closed.")
+        if self._flusher.failed is not None:
+            raise self._flusher.failed
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Job(operation, durable, future))
+        self._jobs.append(_Job(operation, durable, firm, future))
+        if not self._scheduled:
+            self._schedule()
         return future
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is committed meanwhile: another connection of this process writes."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self._schedule()
+
     async def close(self) -> None:
-        """Commit what was submitted, close the connection, end the thread."""
-        if not self._closing:
+        """Everything that was submitted is committed and durable, as far as the store can, and its callers know."""
+        if self._closing:
+            return
+        with suppress(LedgerUnavailable):
+            last = self.submit(lambda _db, _now: None, durable=True)
             self._closing = True
-            self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+            await last
+        self._closing = True
 
-    def _run(self) -> None:
-        while batch := self._take():
-            self._tell(batch, self._results(batch))
-        self._db.close()
+    def _schedule(self) -> None:
+        if self._jobs and not self._scheduled and not self._pauses:
+            self._scheduled = True
+            self._loop.call_soon(self._commit)
 
-    def _take(self) -> list[_Job]:
-        """The next group, in order; empty when close() was called and nothing is left."""
-        if self._last_batch_taken:
-            return []
-        jobs = [self._queue.get()]
-        if self._busy:
-            sleep(GATHER)
-        jobs += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), BATCH - 1))]
-        self._busy = len(jobs) > 1
-        self._last_batch_taken = jobs[-1] is None
-        return [job for job in jobs if job is not None]
-
-    def _results(self, batch: list[_Job]) -> list[Any]:
-        """One result or exception for each operation; never raises, because the thread must live on."""
+    def _commit(self) -> None:
+        self._scheduled = False
+        if self._pauses:
+            return
+        jobs = [job for job in self._jobs[:BATCH] if job.firm or not job.future.cancelled()]
         try:
-            return self._transaction(batch)
-        except STORE_FAILURES as problem:
-            return [_unavailable(problem) for _ in batch]
-        except Exception as problem:  # an operation's own fault: handed to its caller, not swallowed
-            return [problem] if len(batch) == 1 else [self._results([job])[0] for job in batch]
+            results = self._results(jobs)
+        except apsw.BusyError as problem:
+            self._wait(problem)
+            return
+        del self._jobs[:BATCH]
+        self._busy_since = None
+        self._tell(jobs, results)
+        self._schedule()
 
-    def _transaction(self, batch: list[_Job]) -> list[Any]:
-        db = self._db
-        durable = any(job.durable for job in batch)
-        self._synchronous("FULL" if durable else "NORMAL")
-        db.execute("BEGIN IMMEDIATE")
+    def _wait(self, problem: apsw.BusyError) -> None:
+        """Another process writes: look again soon, or tell everyone when it has gone on for too long."""
+        now = self._loop.time()
+        if self._busy_since is None:
+            self._busy_since = now
+        if now - self._busy_since < BUSY:
+            self._scheduled = True
+            self._loop.call_later(_RETRY, self._commit)
+            return
+        jobs, self._jobs, self._busy_since = self._jobs, [], None
+        self._tell(jobs, [unavailable(problem) for _ in jobs])
+
+    def _results(self, jobs: list[_Job]) -> list[Any]:
+        """One result or exception for each operation; raises only BusyError, before anything was tried."""
         try:
-            now = db.execute(_NOW).get
-            results = [_attempt(job.operation, db, now) for job in batch]
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            return self._transaction(jobs)
+        except apsw.BusyError:
             raise
+        except STORE_FAILURES as problem:
+            return [unavailable(problem) for _ in jobs]
+        except Exception:  # some operation's own fault: alone, it is handed to its caller and harms nobody else
+            return [self._alone(job) for job in jobs]
+
+    def _alone(self, job: _Job) -> Any:
+        try:
+            return self._transaction([job])[0]
+        except STORE_FAILURES as problem:
+            return unavailable(problem)
+        except Exception as problem:  # handed to its caller, not swallowed
+            return problem
+
+    def _transaction(self, jobs: list[_Job]) -> list[Any]:
+        results = transact(self._db, lambda db, now: [_attempt(job.operation, db, now) for job in jobs])
         self.commits += 1
-        self.flushes += durable
         return results
 
-    def _synchronous(self, level: Literal["FULL", "NORMAL"]) -> None:
-        """SQLite takes a new level only outside a transaction."""
-        if level != self._level:
-            self._db.execute(f"PRAGMA synchronous = {level}")
-            self._level = level
-
-    def _tell(self, batch: list[_Job], results: list[Any]) -> None:
-        """Resolve the whole group by one wake-up of the loop."""
-        try:
-            self._loop.call_soon_threadsafe(_resolve, batch, results)
-        except RuntimeError:  # the loop is closed, so nobody waits: what was submitted is committed all the same
-            return
+    def _tell(self, jobs: list[_Job], results: list[Any]) -> None:
+        durable = []
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, BaseException):
+                if not job.future.done():
+                    job.future.set_exception(result)
+            elif job.durable:
+                durable.append((job.future, result))
+            elif not job.future.done():  # done: its caller was cancelled; the operation stands
+                job.future.set_result(result)
+        if durable:
+            self._flusher.release_durable(durable)
 
 
 def _attempt(operation: Operation, db: apsw.Connection, now: int) -> Any:
@@ -148,18 +167,3 @@ def _attempt(operation: Operation, db: apsw.Connection, now: int) -> Any:
         return operation(db, now)
     except HoldError as refusal:
         return refusal
-
-
-def _resolve(batch: list[_Job], results: list[Any]) -> None:
-    for job, result in zip(batch, results, strict=True):
-        if job.future.done():  # its caller was cancelled; the operation stands
-            continue
-        if isinstance(result, BaseException):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
-
-
-def _unavailable(problem: apsw.Error) -> LedgerUnavailable:
-    """Without SQLite's text, which may name a file."""
-    return LedgerUnavailable(f"The ledger cannot write ({type(problem).__name__}).", retry_after=1)
