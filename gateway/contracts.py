@@ -36,6 +36,17 @@ class MaxTokens(Row):
     reasoning_max: int = 0
     thinking: ThinkingLimit | None = None
 
+    def range(self, thinking: bool) -> tuple[int | None, int]:
+        """Default and maximum, as the contract counts them."""
+        if thinking and self.thinking is not None:
+            return self.thinking.default, self.thinking.max
+        return self.default, self.max
+
+    def top(self, counts: Counts, thinking: bool) -> int:
+        """The largest number in this way of counting."""
+        top = self.range(thinking)[1]
+        return top + self.reasoning_max if thinking and counts == "total" and self.counts == "answer" else top
+
 
 class Reasoning(Row):
     """What becomes of reasoning_content in earlier assistant messages.

@@ -82,7 +82,11 @@ def read_chunk(data: bytes) -> Chunk:
 def read_json(data: bytes | Raw) -> Any:
     """Any JSON, with exact decimals; NaN reads as null and half a surrogate pair as U+FFFD. Raises ValueError."""
     try:
-        return _reader.decode(_strict(bytes(data)))
+        return _reader.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return _reader.decode(_lenient(bytes(data)))
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
@@ -124,12 +128,16 @@ def dig(body: Any, path: str) -> Any:
 
 
 def _strict(data: bytes) -> bytes:
-    """The same JSON as a strict parser takes it; unchanged where it already does."""
+    """The same JSON as a strict parser takes it; read whole, because a typed decoder does not look into what it skips."""
     try:
         _reader.decode(data)
-        return data
     except (msgspec.DecodeError, RecursionError):
-        pass
+        return _lenient(data)
+    return data
+
+
+def _lenient(data: bytes) -> bytes:
+    """JSON that a strict parser refuses, written as it takes it; unchanged where it is no JSON at all."""
     paired = _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
     try:
         return _writer.encode(json.loads(paired, parse_float=Decimal, parse_constant=lambda _: None))

@@ -139,6 +139,30 @@ class Deployment:
     def max_output(self) -> int | None:
         return self.model.max_output
 
+    def room(self, thinking: bool) -> int:
+        """The largest limit that it takes, in its own way of counting."""
+        top = self.contract.max_tokens.top(self.counts, thinking)
+        return min(top, self.max_output or top)
+
+    def billable(self, limit: int, thinking: bool) -> int:
+        """The most output tokens, reasoning included, that it can bill when it is sent this limit."""
+        rules = self.contract.max_tokens
+        beside = thinking and self.counts == "answer"
+        if beside:
+            limit += rules.reasoning_max or rules.range(True)[1]
+        if beside and not self.contract.context.reasoning_counts:
+            return limit
+        return min(limit, self.context)
+
+    @cached_property
+    def unlimited(self) -> tuple[int, int]:
+        """The most that it can bill without any limit sent, by its contract's default: (not thinking, thinking)."""
+        return self._unlimited(False), self._unlimited(True)
+
+    def _unlimited(self, thinking: bool) -> int:
+        room = self.room(thinking)
+        return self.billable(min(self.contract.max_tokens.range(thinking)[0] or room, room), thinking)
+
     @cached_property
     def natural(self) -> Switch:
         """What thinking is when it is told nothing."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from gateway.contracts import Contract, Counts, MaxTokens
+from gateway.contracts import Contract, Counts
 from gateway.edits import Edit, changed, dropped, renamed
 from gateway.errors import ContextExceeded, InvalidRequest
 from gateway.hosts import Deployment
@@ -81,13 +81,17 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
 
     Raises InvalidRequest for a number that no contract takes (or the route refuses), ContextExceeded where it certainly cannot fit.
     """
+    target, thinking = case.target, case.thinking
+    if _has_default(case) and not given(body):
+        _check_context(case, 0)
+        return _unlimited(case, target.unlimited[thinking])
     asked = _asked(body, case)
     _check_context(case, asked.firm if asked else 0)
-    if asked is None or (asked.written is None and _has_default(case)):
-        return _unlimited(case, asked)
+    if asked is None:
+        return _unlimited(case, target.billable(target.room(thinking), thinking))
     sent, stop, squeezed = _translated(asked, case)
-    edits = tuple(_edits(body, asked, sent, case.target))
-    return Limit(sent, stop, _most(sent, case), squeezed, case.prompt + sent <= case.target.context, edits)
+    edits = tuple(_edits(body, asked, sent, target))
+    return Limit(sent, stop, target.billable(sent, thinking), squeezed, case.prompt + sent <= target.context, edits)
 
 
 def given(body: Mapping[str, Any]) -> list[str]:
@@ -98,14 +102,14 @@ def given(body: Mapping[str, Any]) -> list[str]:
 def _asked(body: Mapping[str, Any], case: Case) -> Asked | None:
     names = given(body)
     if not names:
-        default = _range(case.client.max_tokens, case.thinking)[0]
+        default = case.client.max_tokens.range(case.thinking)[0]
         return None if default is None else Asked(default, case.client.max_tokens.counts)
     field = names[0]
     for other in names[1:]:
         if body[other] != body[field]:
             raise InvalidRequest(f"{other} and {field} contradict each other: send one of them.", param=other)
     counts: Counts = case.client.max_tokens.counts if field == "max_tokens" else "total"
-    number, top = body[field], _top(case.client.max_tokens, counts, case.thinking)
+    number, top = body[field], case.client.max_tokens.top(counts, case.thinking)
     _check_range(field, number, top, case.route)
     return Asked(min(number, top), counts, field, number, firm=number if number < top else 0)
 
@@ -114,25 +118,6 @@ def _check_range(field: str, number: Any, top: int, route: RouteRules) -> None:
     whole = isinstance(number, int) and not isinstance(number, bool)
     if not whole or number < 1 or (number > top and route.out_of_range == "refuse"):
         raise InvalidRequest(f"Invalid {field} value, the valid range of {field} is [1, {top}]", param=field)
-
-
-def _range(rules: MaxTokens, thinking: bool) -> tuple[int | None, int]:
-    """Default and maximum of max_tokens as the contract counts it."""
-    if thinking and rules.thinking is not None:
-        return rules.thinking.default, rules.thinking.max
-    return rules.default, rules.max
-
-
-def _top(rules: MaxTokens, counts: Counts, thinking: bool) -> int:
-    """The largest number in this way of counting."""
-    top = _range(rules, thinking)[1]
-    return top + rules.reasoning_max if thinking and counts == "total" and rules.counts == "answer" else top
-
-
-def _room(case: Case) -> int:
-    """The largest number that the deployment takes, in its own way of counting."""
-    top = _top(case.target.contract.max_tokens, case.target.counts, case.thinking)
-    return min(top, case.target.max_output or top)
 
 
 def _has_default(case: Case) -> bool:
@@ -144,9 +129,8 @@ def _has_default(case: Case) -> bool:
     return (served is case.client or served.contract == case.client.contract) and not case.target.own_counts
 
 
-def _unlimited(case: Case, asked: Asked | None) -> Limit:
+def _unlimited(case: Case, most: int) -> Limit:
     """Nothing is sent: the host's own default holds, which is the contract's or else unknown."""
-    most = _most(_room(case) if asked is None else min(asked.tokens, _room(case)), case)
     return Limit(None, None, most, squeezed=False, fits=case.prompt < case.target.context, edits=())
 
 
@@ -168,22 +152,11 @@ def _translated(asked: Asked, case: Case) -> tuple[int, StopRule | None, bool]:
 
 def _sent(asked: Asked, want: int, case: Case) -> int:
     """`want` within the deployment's range. What is not firm gives way to a long prompt, with room for the estimate's error."""
-    sent = min(want, _room(case))
+    sent = min(want, case.target.room(case.thinking))
     if sent <= asked.firm:
         return sent
     left = case.target.context - case.prompt - case.prompt // 8 - MARGIN
     return max(asked.firm, 1, min(sent, left))
-
-
-def _most(number: int, case: Case) -> int:
-    """The most output tokens that the host can bill when its own limit is `number`."""
-    rules = case.target.contract.max_tokens
-    beside = case.thinking and case.target.counts == "answer"
-    if beside:
-        number += rules.reasoning_max or _range(rules, True)[1]
-    if beside and not case.target.contract.context.reasoning_counts:
-        return number
-    return min(number, case.target.context)
 
 
 def _check_context(case: Case, requested: int) -> None:

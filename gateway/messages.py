@@ -5,7 +5,6 @@ Messages that need no change are the caller's own objects; none is ever changed 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,23 +91,18 @@ def missing_reasoning(messages: Sequence[Message], contract: Contract, host_read
     `tools`: the request carries tools, or a call or a result stands in its messages.
     """
     rule = contract.reasoning.send_back
-    if rule not in ("within_turn", "with_tools", "always"):
+    if rule not in (("within_turn", "with_tools", "always") if tools else ("always",)):
         return None
-    for index in _needing(messages, rule, tools):
+    for index in _needing(messages, rule):
         if host_reads == "none" or text_of(messages[index]) is None:
             return (MISSING_IN_TURN if rule == "within_turn" else MISSING_WITH_TOOLS).format(index=index)
     return None
 
 
-def _needing(messages: Sequence[Message], rule: str, tools: bool) -> Iterable[int]:
+def _needing(messages: Sequence[Message], rule: str) -> Iterable[int]:
     """Positions of the assistant messages that must carry their reasoning."""
-    start = 0
     if rule == "within_turn":
-        start = _turn_start(messages)
-    if rule == "with_tools" and not tools:
-        return ()
-    if rule == "within_turn":
-        return (at for at in range(start, len(messages)) if messages[at].get("tool_calls"))
+        return (at for at in range(_turn_start(messages), len(messages)) if messages[at].get("tool_calls"))
     return (at for at, message in enumerate(messages) if message.get("role") == "assistant" and message.get("prefix") is not True)
 
 
@@ -121,6 +115,16 @@ def _uses_tools(messages: Iterable[Message]) -> bool:
     return any(message.get("tool_calls") or message.get("role") == "tool" for message in messages)
 
 
+def concerned(seen: Survey, target: Deployment) -> bool:
+    """Whether messages in which this was seen may need a change for this deployment."""
+    return seen.reasoning or seen.hollow or (seen.successive and target.contract.messages.merge_successive) or _inline(target)
+
+
+def _inline(target: Deployment) -> bool:
+    """Whether earlier answers may have their thinking in the text."""
+    return target.host.writes.reasoning == "inline"
+
+
 class Rewriter:
     """Rewrites the messages of one request for one deployment; counts what it changes."""
 
@@ -128,17 +132,13 @@ class Rewriter:
         host, contract = target.host, target.contract
         self._rule = contract.reasoning.send_back
         self._reads = host.reads.reasoning
-        self._inline = host.writes.reasoning == "inline"
+        self._inline = _inline(target)
         self._merges = contract.messages.merge_successive
         # Whether kept reasoning is really read, so that its name matters.
         self._sends_back = self._rule == "within_turn" or (thinking and (self._rule == "always" or (self._rule == "with_tools" and tools)))
-        self._dropped: Counter[str] = Counter()
-        self._renamed: Counter[str] = Counter()
+        self._dropped: dict[str, int] = {}
+        self._renamed: dict[str, int] = {}
         self._merged = 0
-
-    def concerns(self, seen: Survey) -> bool:
-        """Whether messages in which this was seen may need a change."""
-        return seen.reasoning or seen.hollow or self._inline or (self._merges and seen.successive)
 
     def rewrite(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages to send: the same list where nothing had to change."""
@@ -170,7 +170,7 @@ class Rewriter:
             return self._without_reasoning(message) if not keep else message
         changed = self._reasoning(message, keep)
         if message.get("content") is None and not message.get("tool_calls") and not message.get("function_call"):
-            self._renamed["content"] += 1
+            _count(self._renamed, "content")
             changed = {**changed, "content": ""}
         return changed
 
@@ -186,7 +186,7 @@ class Rewriter:
         if _ANY_REASONING.isdisjoint(message):
             return message
         found = [field for field in FIELDS if field in message]
-        self._dropped.update(found)
+        _count(self._dropped, *found)
         return {key: value for key, value in message.items() if key not in found}
 
     def _without_inline(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Rewriter:
         reasoning, answer = split(content)
         if not reasoning:
             return message
-        self._dropped["think"] += 1
+        _count(self._dropped, "think")
         return {**message, "content": answer}
 
     def _named(self, message: dict[str, Any], reads: str) -> dict[str, Any]:
@@ -209,8 +209,8 @@ class Rewriter:
         if source == name and not extra:
             return message
         if source != name:
-            self._renamed[source] += 1
-        self._dropped.update(field for field in extra if field != source)
+            _count(self._renamed, source)
+        _count(self._dropped, *(field for field in extra if field != source))
         kept = {key: value for key, value in message.items() if key not in extra}
         return {**kept, name: text_of(message)}
 
@@ -223,6 +223,11 @@ class Rewriter:
             else:
                 out.append(message)
         return out
+
+
+def _count(counts: dict[str, int], *fields: str) -> None:
+    for field in fields:
+        counts[field] = counts.get(field, 0) + 1
 
 
 def _mergeable(first: Message, second: Message) -> bool:

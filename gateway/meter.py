@@ -74,6 +74,9 @@ class _Absurd(ValueError):
     """A figure that cannot be: negative, no whole number, more than twice the context, or at odds with another."""
 
 
+_UNREAD = _Absurd("not read yet")
+
+
 class Meter:
     """Counts one answer. Feed it every text and every report; ask `usage` once at the end.
 
@@ -88,6 +91,7 @@ class Meter:
         self._body: dict[str, Any] = {}
         self._raw: tuple[Raw, Raw] | None = None
         self._final = False
+        self._report: Report | _Absurd | None = _UNREAD
         tokenizer = deployment.contract.tokenizer
         self.answer = Tally(TextCounter(tokenizer))
         self.reasoning = Tally(TextCounter(tokenizer))
@@ -102,12 +106,14 @@ class Meter:
     def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
         """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: every choice has its finish."""
         self._raw = (usage, timings)
+        self._report = _UNREAD
         self._final = final
 
     def feed_answer(self, body: dict[str, Any]) -> None:
         """A whole answer, as read_json gives it."""
         self._body = {"usage": body.get("usage"), "timings": body.get("timings")}
         self._raw = None
+        self._report = _UNREAD
         for choice in objects(body.get("choices")):
             message = choice.get("message")
             message = message if isinstance(message, dict) else {}
@@ -161,6 +167,20 @@ class Meter:
         return self._body
 
     def _read(self) -> Report | None:
+        """The host's figures; None where it sent none. Raises _Absurd."""
+        if self._report is _UNREAD:
+            self._report = self._checked()
+        if isinstance(self._report, _Absurd):
+            raise self._report
+        return self._report
+
+    def _checked(self) -> Report | _Absurd | None:
+        try:
+            return self._figures()
+        except _Absurd as absurd:
+            return absurd
+
+    def _figures(self) -> Report | None:
         body = self._answer_object()
         usage = body.get("usage")
         if usage is None or usage == {}:

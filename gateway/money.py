@@ -100,14 +100,11 @@ def charge(rates: Rates, cache_hit: int, cache_miss: int, output: int) -> Parts:
 
     Each part is a floor; the remainder goes to output, else miss, else hit (whichever is charged).
     """
-    exact = (cache_hit * rates.cache_hit, cache_miss * rates.cache_miss, output * rates.output)
-    total = -(-sum(exact) // MILLION)
-    hit, miss, out = (amount // MILLION for amount in exact)
-    remainder = total - hit - miss - out
+    total = cost(rates, cache_hit, cache_miss, output)
+    hit = cache_hit * rates.cache_hit // MILLION
+    miss = cache_miss * rates.cache_miss // MILLION
     if output:
-        out += remainder
-    elif cache_miss:
-        miss += remainder
-    else:
-        hit += remainder
-    return Parts(hit, miss, out)
+        return Parts(hit, miss, total - hit - miss)
+    if cache_miss:
+        return Parts(hit, total - hit, 0)
+    return Parts(total, 0, 0)

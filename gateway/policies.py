@@ -62,7 +62,10 @@ class Policies:
 
     def deployment(self, host: str, model: str, at: datetime) -> Deployment | None:
         """What this host serves under this id at this instant; None: nothing (unknown, not yet, or retired)."""
-        return next((one for one in self.served.get((host, model), ()) if one.model.serves(at)), None)
+        for one in self.served.get((host, model), ()):
+            if one.model.serves(at):
+                return one
+        return None
 
     def route(self, name: str) -> Route | None:
         """A name of routes.yaml, or HOST/MODEL: a route of that one deployment, under the deployment's own contract."""

@@ -343,6 +343,7 @@ class Prices:
         self._currencies: dict[tuple[str, str], tuple[str, ...]] = {}
         for host, model, currency in sorted(groups):
             self._currencies[host, model] = (*self._currencies.get((host, model), ()), currency)
+        self._bands: dict[tuple[str, int], Band] = {}
         self._dearest: dict[tuple[str, str, str, int, int], Rates] = {}
         self._baselines = {(model, currency): line for (_, model, currency), line in self._lines.items() if line.cards[0].baseline}
 
@@ -360,7 +361,16 @@ class Prices:
         return f"no price is known for {host}/{model} in {currency} at {instant_text(at)}: {hint}"
 
     def band(self, card: Card, at: datetime) -> Band:
-        return card.band(at)
+        """The card's band of an instant. Windows begin and end with whole minutes, so one look at the calendar serves a minute."""
+        if not card.windows:
+            return card.standard
+        key = (card.name, int(at.timestamp()) // 60)
+        band = self._bands.get(key)
+        if band is None:
+            if len(self._bands) >= _REMEMBERED:
+                self._bands.clear()
+            band = self._bands[key] = card.band(at)
+        return band
 
     def settled(self, host: str, model: str, currency: str, started: datetime, completed: datetime) -> tuple[Card, Band, datetime]:
         """Card, band and instant that a finished request is charged at, as the `tier_at` of its first card says.
@@ -369,9 +379,9 @@ class Prices:
         """
         first = self.card(host, model, currency, started)
         if first.tier_at == "start":
-            return first, first.band(started), started
+            return first, self.band(first, started), started
         card = self._lines[host, model, currency].card(completed) or first
-        return card, card.band(completed), completed
+        return card, self.band(card, completed), completed
 
     def dearest(self, host: str, model: str, currency: str, at: datetime, until: datetime) -> Band:
         """The dearest band that a request from `at`, over by `until`, can be charged at, class by class; raises PriceUnknown for `at`."""

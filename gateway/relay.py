@@ -39,14 +39,20 @@ async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch) -> 
             await sink(out)
 
 
-async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT) -> bytes:
-    """A whole body of at most `limit` bytes; raises UpstreamError or ClientGone."""
+async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks: Send | None = None) -> bytes:
+    """A whole body of at most `limit` bytes; raises UpstreamError or ClientGone.
+
+    With `blanks`, what comes before the body to keep the connection alive goes there as it comes, and is not in the result.
+    """
     pieces: list[bytes] = []
     size = 0
     while data := await watch.guard(answer.read()):
-        watch.content_seen()
         size += len(data)
         if size > limit:
             raise UpstreamError(f"The host's answer is larger than {limit} bytes.", dispatched=True)
+        if blanks is not None and not pieces and data.isspace():
+            await blanks(data)
+            continue
+        watch.content_seen()
         pieces.append(data)
     return b"".join(pieces)

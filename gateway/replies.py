@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Protocol
 
 from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
@@ -28,6 +29,8 @@ from gateway.watch import Watch
 
 # An error body longer than this says nothing more.
 ERROR_LIMIT = 64 * 1024
+# Seconds of nothing but keep-alive blanks after which the client gets them too.
+KEEP_ALIVE_AFTER = 5.0
 
 
 class Responder(Protocol):
@@ -37,6 +40,8 @@ class Responder(Protocol):
     dispatched: bool
 
     async def start_stream(self, headers: dict[str, str]) -> None: ...
+
+    async def start_whole(self, headers: dict[str, str]) -> None: ...
 
     async def send(self, data: bytes) -> None: ...
 
@@ -194,10 +199,18 @@ class AssembledReply(StreamReply):
 
 
 class WholeReply(Reply):
-    """One JSON body, passed on with the price in its usage; keep-alive blank lines before it too."""
+    """One JSON body, passed on with the price in its usage; keep-alive blank lines before it too.
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
+    The blanks are held, so that an error can have a status of its own and the answer its price in a header. Once the host has
+    sent nothing else for `keep_alive_after` seconds, the client's own patience matters more: it gets them as they come.
+    """
+
+    def __init__(
+        self, journey: Journey, responder: Responder, watch: Watch, experience: Experience, keep_alive_after: float = KEEP_ALIVE_AFTER
+    ) -> None:
         super().__init__(journey, responder, watch, experience)
+        self._keep_alive_after = keep_alive_after
+        self._blank_since: float | None = None
         self._blank = b""
         self._body: dict[str, Any] = {}
         self._edits: set[str] = set()
@@ -207,9 +220,9 @@ class WholeReply(Reply):
         return self._edits
 
     async def _take(self, answer: Answer) -> None:
-        raw = await collect(answer, self._watch)
+        raw = await collect(answer, self._watch, blanks=self._keep_alive)
         text = raw.lstrip()
-        self._blank = raw[: len(raw) - len(text)]
+        self._blank += raw[: len(raw) - len(text)]
         try:
             body = read_json(text)
         except ValueError:
@@ -222,6 +235,17 @@ class WholeReply(Reply):
         self._edits = {edit.name for edit in normalise_answer(body, self._deployment)}
         # After the inline reasoning was split off: its share of the text decides its share of the tokens.
         self.meter.feed_answer(body)
+
+    async def _keep_alive(self, blank: bytes) -> None:
+        now = monotonic()
+        if self._blank_since is None:
+            self._blank_since = now
+        self._blank += blank
+        if now - self._blank_since >= self._keep_alive_after:
+            if not self._responder.started:
+                await self._responder.start_whole(self.headers)
+            await self._responder.send(self._blank)
+            self._blank = b""
 
     def _failed(self, fault: HostError, body: Any) -> FaregateError:
         """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""
@@ -242,7 +266,12 @@ class WholeReply(Reply):
 
     async def finish(self, row: LedgerRow) -> None:
         self._body["usage"] = self._priced(row)
-        await self._responder.whole(200, self.headers | cost_header(row), self._blank + write_json(self._body))
+        data = self._blank + write_json(self._body)
+        if self._responder.started:
+            await self._responder.send(data)
+            await self._responder.end()
+        else:
+            await self._responder.whole(200, self.headers | cost_header(row), data)
 
 
 def cost_header(row: LedgerRow) -> dict[str, str]:

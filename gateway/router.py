@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from gateway.contracts import Contract
 from gateway.errors import ContextExceeded, FaregateError, InvalidRequest, ModelNotFound, NoDeployment, PriceUnknown
@@ -24,8 +25,7 @@ from gateway.sanitise import Sanitised, sanitise
 TYPICAL_OUTPUT = 800
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One feasible deployment with the request as it would be sent, and its quotes in nano of the card's currency."""
 
     deployment: Deployment
@@ -45,8 +45,7 @@ class Terms:
     horizon: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The candidate to dispatch to, and why each one before it was passed over."""
 
     route: Route
@@ -119,7 +118,7 @@ class _Search:
         most = sanitised.max_output * answers
         typical = min(deployment.contract.baseline_output or TYPICAL_OUTPUT, sanitised.max_output) * answers
         at = self.terms.at
-        rates = card.band(at).rates
+        rates = self.terms.policies.prices.band(card, at).rates
         dearest = self.terms.policies.prices.dearest_within(card.host, deployment.model.model, card.currency, at, self.terms.horizon)
         # A token of a byte-level vocabulary is at least one byte, so the body's size bounds the prompt.
         bound = min(self.request.size, deployment.context)

@@ -99,7 +99,10 @@ class Route:
 
     def contract_at(self, at: datetime) -> str:
         """The name of the contract that rules this instant for the client."""
-        return next(name for until, name in self.contracts if until is None or at < until)
+        for until, name in self.contracts:
+            if until is None or at < until:
+                return name
+        raise LookupError(f"the last contract of route {self.name} has an end")
 
 
 def route_of(row: RouteRow) -> Route:

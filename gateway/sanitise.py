@@ -14,7 +14,7 @@ from gateway.edits import Edit, changed
 from gateway.errors import InvalidRequest
 from gateway.hosts import Deployment
 from gateway.limits import RouteRules, StopRule
-from gateway.messages import Rewriter, Survey, check, missing_reasoning, survey
+from gateway.messages import Rewriter, check, concerned, missing_reasoning, survey
 from gateway.request import ChatRequest
 from gateway.tokens import count_prompt, estimate_prompt
 
@@ -54,7 +54,10 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     wish = thinking.read(body)
     switch = _switch(thinking.settle(wish, client, target), messages, tools, target)
     body["model"] = target.upstream_model
-    body["messages"], message_edits = _rewritten(messages, seen, Rewriter(target, switch.on, tools))
+    message_edits: list[Edit] = []
+    if concerned(seen, target):
+        rewriter = Rewriter(target, switch.on, tools)
+        body["messages"], message_edits = rewriter.rewrite(messages), rewriter.edits()
     settled, switch_edits = thinking.write(body, wish, switch, target)
     field_edits = fields.sift(body, target, switch.on, (*settled, *limits.given(body)))
     prompt = estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(target, switch.on, tools))
@@ -67,10 +70,11 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
 
 
 def _substitution(route: RouteRules, client: Contract, target: Deployment) -> list[Edit]:
-    """Says it where another version serves than the one that the app's name stands for."""
+    """Names what the app asked for and what serves it, where that is another version; the versions, where both have one name."""
     if client is target.contract or client.contract == target.contract.contract:
         return []
-    return [changed("substitute_model", route.name, target.model.model)]
+    asked, serves = route.name, target.model.model
+    return [changed("substitute_model", *((asked, serves) if asked != serves else (client.contract, target.contract.contract)))]
 
 
 def _beta(request: ChatRequest, prefix: bool, target: Deployment) -> bool:
@@ -92,10 +96,6 @@ def _switch(switch: thinking.Switch, messages: list[dict[str, Any]], tools: bool
         return switch
     refusal = missing_reasoning(messages, target.contract, target.host.reads.reasoning, tools)
     return switch if refusal is None else switch.turned_off(refusal)
-
-
-def _rewritten(messages: list[dict[str, Any]], seen: Survey, rewriter: Rewriter) -> tuple[list[dict[str, Any]], list[Edit]]:
-    return (rewriter.rewrite(messages), rewriter.edits()) if rewriter.concerns(seen) else (messages, [])
 
 
 def count_sent(sanitised: Sanitised, target: Deployment) -> int:

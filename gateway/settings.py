@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.money import exact_nano
 from gateway.timekeeping import Shift, parse_shift
@@ -115,10 +117,10 @@ Url = Annotated[str, AfterValidator(_url)]
 Currency = Annotated[str, AfterValidator(_currency)]
 
 
-class Settings(BaseModel):
-    """Every setting; the variable is FAREGATE_ and the name in capitals."""
+class Settings(BaseSettings):
+    """Every setting; the variable is FAREGATE_ and the name in capitals. `load` makes it: nothing is read from outside here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
 
     policies: Path | None = None
     data: Path = Path("data")
@@ -151,6 +153,13 @@ class Settings(BaseModel):
     _environment: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, and no more: the library's own sources take unknown variables for errors and empty ones for values."""
+        return (init_settings,)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Variables that begin with FAREGATE_ and are no setting, each as one line."""
@@ -182,13 +191,13 @@ def variable_name(host: str) -> str:
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
     """The settings of this environment; a variable wins over the file, an empty one counts as absent. Raises SettingsError."""
     values = _merged(os.environ if environ is None else environ, env_file)
-    fields, unknown = _sorted(values)
+    variables = Variables(values)
     try:
-        settings = Settings.model_validate(fields)
+        settings = Settings(**variables())
     except ValidationError as error:
         raise SettingsError("\n".join(_problem(entry) for entry in error.errors())) from None
     settings._environment.update({name: SecretStr(value) for name, value in values.items() if not name.startswith(PREFIX)})
-    settings._warnings = tuple(map(_advice, unknown))
+    settings._warnings = tuple(map(_advice, variables.unknown))
     return settings
 
 
@@ -201,22 +210,32 @@ def _merged(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]
     return {name: value.strip() for name, value in both.items() if value and value.strip()}
 
 
-def _sorted(values: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Values by field, and the variables that belong to none."""
-    fields: dict[str, Any] = {"base_url": {}, "currency": {}}
-    unknown = []
-    for variable, value in values.items():
-        if not variable.startswith(PREFIX) or INJECTED.fullmatch(variable) or value.startswith("tcp://"):
-            continue
+class Variables(PydanticBaseSettingsSource):
+    """The source of settings: variables by name, to fields by name. `unknown` are those that belong to none."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self._fields: dict[str, Any] = {"base_url": {}, "currency": {}}
+        self.unknown: list[str] = []
+        for variable, value in values.items():
+            if variable.startswith(PREFIX) and not INJECTED.fullmatch(variable) and not value.startswith("tcp://"):
+                self._take(variable, value)
+
+    def __call__(self) -> dict[str, Any]:
+        return self._fields
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self._fields.get(field_name), field_name, False
+
+    def _take(self, variable: str, value: str) -> None:
         name = variable.removeprefix(PREFIX).lower()
         group = next((group for group in ("base_url", "currency") if name.startswith(group + "_")), None)
         if group:
-            fields[group][name.removeprefix(group + "_").upper()] = value
-        elif name in Settings.model_fields and name not in fields:
-            fields[name] = value
+            self._fields[group][name.removeprefix(group + "_").upper()] = value
+        elif name in Settings.model_fields and name not in self._fields:
+            self._fields[name] = value
         else:
-            unknown.append(variable)
-    return fields, unknown
+            self.unknown.append(variable)
 
 
 def _advice(variable: str) -> str:

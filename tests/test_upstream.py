@@ -11,15 +11,14 @@ from gateway.errors import UpstreamError
 from gateway.hosts import Deployment
 from gateway.policies import default_folder, load
 from gateway.upstream.accounts import Account, Accounts
-from gateway.upstream.client import HttpUpstream
 from gateway.upstream.port import Call
-from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, answers, ask, body_of, call, on_both_loops
+from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, answers, ask, body_of, call, client, on_both_loops
 
 
 @on_both_loops
 async def test_an_answer_is_read_to_its_end() -> None:
     async with Peer(answers(OK + b"content-length: 4\r\n\r\n{}\n\n")) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert (answer.status, answer.content_type, answer.retry_after) == (200, "application/json", None)
         assert await body_of(answer) == b"{}\n\n"
@@ -29,7 +28,7 @@ async def test_an_answer_is_read_to_its_end() -> None:
 @on_both_loops
 async def test_a_request_is_what_was_given_and_the_framing() -> None:
     async with Peer(answers(WHOLE)) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         assert await ask(upstream, peer.url + "?v=1", b'{"a":1}') == b"{}"
         await upstream.close()
     port = b"%d" % peer.port
@@ -44,7 +43,7 @@ async def test_what_the_caller_must_know_of_a_refusal_is_told() -> None:
     head = b"HTTP/1.1 429 Too Many\r\nRETRY-AFTER: 7 \r\nContent-Type: Text/Plain; charset=utf-8\r\nset-cookie: a=b\r\n"
     refusal = head + b"content-length: 4\r\n\r\nslow"
     async with Peer(answers(refusal)) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert (answer.status, answer.content_type, answer.retry_after) == (429, "text/plain", "7")
         assert await body_of(answer) == b"slow"
@@ -53,7 +52,7 @@ async def test_what_the_caller_must_know_of_a_refusal_is_told() -> None:
 
 @on_both_loops
 async def test_a_host_that_cannot_be_reached_was_sent_nothing() -> None:
-    upstream = HttpUpstream(connect=2)
+    upstream = client()
     with pytest.raises(UpstreamError) as caught:
         await upstream.open(Call("http://127.0.0.1:1/v1", {}, b"{}"))
     assert not caught.value.dispatched
@@ -68,7 +67,7 @@ async def test_a_connection_broken_after_the_request_may_have_been_billed() -> N
         await wire.request()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError) as caught:
             await ask(upstream, peer.url)
         assert caught.value.billed
@@ -84,7 +83,7 @@ async def test_a_reset_connection_may_have_been_billed() -> None:
         wire.writer.transport.abort()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError) as caught:
             await ask(upstream, peer.url)
         assert caught.value.billed
@@ -96,7 +95,7 @@ async def test_a_redirect_is_not_followed() -> None:
     async with Peer(answers(WHOLE)) as target:
         redirect = b"HTTP/1.1 302 Found\r\nlocation: " + target.url.encode() + b"\r\ncontent-length: 0\r\n\r\n"
         async with Peer(answers(redirect)) as peer:
-            upstream = HttpUpstream(connect=2)
+            upstream = client()
             answer = await upstream.open(call(peer.url))
             assert answer.status == 302
             assert await body_of(answer) == b""
@@ -108,7 +107,7 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Peer(answers(WHOLE)) as proxy, Peer(answers(WHOLE)) as peer:
         monkeypatch.setenv("http_proxy", proxy.url)
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         assert await ask(upstream, peer.url) == b"{}"
         assert proxy.opened == 0
         await upstream.close()
@@ -118,7 +117,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
 @on_both_loops
 async def test_a_header_that_would_be_more_than_one_line_is_refused(value: str) -> None:
     async with Peer(answers(WHOLE)) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(ValueError, match="header") as caught:
             await upstream.open(call(peer.url, authorization=value))
         assert value not in str(caught.value), "the key is not shown"
@@ -137,7 +136,7 @@ BAD_URLS = (
 @pytest.mark.parametrize("url", [*BAD_URLS, "http://a..b/", "http://no-such-name.invalid/"])
 @on_both_loops
 async def test_a_url_that_cannot_be_posted_to_was_sent_nothing(url: str) -> None:
-    upstream = HttpUpstream(connect=2)
+    upstream = client()
     with pytest.raises(UpstreamError) as caught:
         await upstream.open(call(url))
     assert not caught.value.dispatched
@@ -157,7 +156,7 @@ async def test_a_large_body_arrives_whole_at_a_host_that_reads_slowly() -> None:
         await wire.send(WHOLE)
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         assert await ask(upstream, peer.url, body) == b"{}"
         assert await ask(upstream, peer.url) == b"{}"
         assert peer.opened == 1
@@ -172,7 +171,7 @@ async def test_an_answer_that_comes_before_the_body_has_gone_is_given_and_the_co
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url, b"x" * (32 << 20)))
         assert answer.status == 413
         assert await body_of(answer) == b"big"
@@ -188,7 +187,7 @@ async def test_closing_early_is_seen_by_the_host() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert await answer.read() == b"hello"
         answer.close()

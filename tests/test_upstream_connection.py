@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamError
-from gateway.upstream.client import HttpUpstream
 from gateway.upstream.connection import BUFFER_LIMIT, HEAD_LIMIT, Connection
-from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, answers, ask, body_of, call, on_both_loops
+from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, answers, ask, body_of, call, client, on_both_loops
 
 GOOD: dict[str, tuple[bytes, bytes]] = {
     "content-length": (OK + b"content-length: 5\r\n\r\nhello", b"hello"),
@@ -46,7 +45,7 @@ async def test_every_framing_is_read_to_its_end(name: str) -> None:
 
     for script in (answers(wire_bytes), dripping):
         async with Peer(script) as peer:
-            upstream = HttpUpstream(connect=2)
+            upstream = client()
             assert await ask(upstream, peer.url) == body
             await upstream.close()
 
@@ -55,7 +54,7 @@ async def test_every_framing_is_read_to_its_end(name: str) -> None:
 async def test_a_trailer_and_an_interim_answer_never_speak_for_the_answer() -> None:
     spoof = b"content-type: text/html\r\nretry-after: 9\r\n\r\n"
     async with Peer(answers(b"HTTP/1.1 103 Early Hints\r\n" + spoof + CHUNKED + b"2\r\n{}\r\n0\r\n" + spoof)) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert (answer.content_type, answer.retry_after) == ("application/json", None)
         assert await body_of(answer) == b"{}"
@@ -102,7 +101,7 @@ REFUSED: dict[str, bytes] = {
 @on_both_loops
 async def test_an_answer_that_breaks_off_is_an_error_not_an_end(name: str) -> None:
     async with Peer(answers(BROKEN[name])) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError) as caught:
             await ask(upstream, peer.url)
         assert caught.value.dispatched and caught.value.billed
@@ -119,7 +118,7 @@ async def test_an_answer_that_cannot_be_trusted_is_left_at_once(name: str) -> No
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError) as caught:
             await ask(upstream, peer.url)
         assert caught.value.dispatched and caught.value.billed
@@ -130,7 +129,7 @@ async def test_an_answer_that_cannot_be_trusted_is_left_at_once(name: str) -> No
 @on_both_loops
 async def test_a_compressed_answer_is_named_as_such() -> None:
     async with Peer(answers(REFUSED["compressed"])) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError, match="compressed"):
             await upstream.open(call(peer.url))
         await upstream.close()
@@ -139,13 +138,41 @@ async def test_a_compressed_answer_is_named_as_such() -> None:
 @on_both_loops
 async def test_what_came_before_a_break_is_given_first() -> None:
     async with Peer(answers(BROKEN["no terminal chunk"])) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert await answer.read() == b"hello"
         for _ in range(2):
             with pytest.raises(UpstreamError, match="broke"):
                 await answer.read()
         answer.close()
+        await upstream.close()
+
+
+@on_both_loops
+async def test_a_long_answer_may_come_in_any_portions() -> None:
+    portion = b"x" * (HEAD_LIMIT * 2)
+    taken = asyncio.Semaphore(0)
+
+    async def script(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(CHUNKED)
+        for _ in range(3):
+            # A size on its own is no body, yet it is no endless header either.
+            await wire.send(b"%x;x=y\r\n" % len(portion))
+            await asyncio.sleep(0)
+            await wire.send(portion + b"\r\n")
+            await taken.acquire()
+        await wire.send(b"0\r\n\r\n")
+
+    async with Peer(script) as peer:
+        upstream = client()
+        answer = await upstream.open(call(peer.url))
+        for _ in range(3):
+            size = 0
+            while size < len(portion):
+                size += len(await answer.read())
+            taken.release()
+        assert await body_of(answer) == b""
         await upstream.close()
 
 
@@ -205,7 +232,7 @@ async def test_a_reader_that_does_not_read_stops_the_host() -> None:
                 await wire.writer.drain()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         await stalled.wait()
         assert sent < len(piece) * total, "the two sockets' buffers hold the rest"
@@ -223,7 +250,7 @@ async def test_an_answer_has_one_reader() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         first = asyncio.create_task(answer.read())
         await asyncio.sleep(0)
@@ -258,7 +285,7 @@ async def test_giving_up_before_the_head_closes_the_connection(begun: bytes) -> 
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         await given_up(upstream.open(call(peer.url)), asked.wait())
         await peer.lefts.acquire()
         await upstream.close()
@@ -274,7 +301,7 @@ async def test_giving_up_while_a_large_body_waits_closes_the_connection() -> Non
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         await given_up(upstream.open(call(peer.url, b"x" * (32 << 20))), asked.wait())
         await peer.lefts.acquire()
         await upstream.close()
@@ -288,7 +315,7 @@ async def test_giving_up_in_the_body_closes_the_connection() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert await answer.read() == b"hello"
         await given_up(answer.read(), asyncio.sleep(0))

@@ -20,7 +20,7 @@ from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.upstream.client import HttpUpstream
 from gateway.upstream.connection import Connection
 from gateway.upstream.pool import Pool
-from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, ask, body_of, call, forever, on_both_loops
+from tests.upstream_peer import CHUNKED, OK, WHOLE, Peer, Wire, ask, body_of, call, client, forever, on_both_loops
 
 KEPT = {
     "content-length": WHOLE,
@@ -45,7 +45,7 @@ NOT_KEPT = {
 @on_both_loops
 async def test_a_finished_connection_is_used_again(name: str) -> None:
     async with Peer(forever(KEPT[name])) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         for _ in range(3):
             await ask(upstream, peer.url)
             await ask(upstream, peer.url.replace("/v1/", "/beta/"))
@@ -62,7 +62,7 @@ async def test_a_connection_that_cannot_be_trusted_is_not_used_again(name: str) 
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         for number in (1, 2):
             await ask(upstream, peer.url)
             await peer.lefts.acquire()
@@ -73,7 +73,7 @@ async def test_a_connection_that_cannot_be_trusted_is_not_used_again(name: str) 
 @on_both_loops
 async def test_an_answer_that_came_whole_need_not_be_read() -> None:
     async with Peer(forever(WHOLE)) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         for _ in range(2):
             answer = await upstream.open(call(peer.url))
             answer.close()
@@ -93,7 +93,7 @@ async def test_requests_at_the_same_time_have_connections_of_their_own() -> None
             await wire.send(OK + b"content-length: 1\r\n\r\n" + body)
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         for _ in range(3):
             bodies = [b"%d" % number for number in range(5)]
             assert await asyncio.gather(*(ask(upstream, peer.url, body) for body in bodies)) == bodies
@@ -104,7 +104,7 @@ async def test_requests_at_the_same_time_have_connections_of_their_own() -> None
 @on_both_loops
 async def test_hosts_do_not_share_connections() -> None:
     async with Peer(forever(WHOLE)) as one, Peer(forever(WHOLE)) as other:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         for url in (one.url, other.url, one.url.replace("127.0.0.1", "localhost"), one.url):
             assert await ask(upstream, url) == b"{}"
         assert (one.opened, other.opened) == (2, 1)
@@ -127,7 +127,7 @@ async def test_an_idle_connection_that_ends_or_speaks_is_dropped(unasked: bytes)
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         assert await ask(upstream, peer.url) == b"{}"
         speak.set()
         await peer.lefts.acquire()
@@ -154,7 +154,7 @@ async def test_an_end_that_the_loop_has_not_yet_seen_is_seen_before_the_connecti
         listener.settimeout(5)
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         assert await ask(upstream, url) == b"{}"
         idle.set()
@@ -173,7 +173,7 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2, idle=0.02)
+        upstream = client(idle=0.02)
         await asyncio.gather(ask(upstream, peer.url), ask(upstream, peer.url))
         for _ in range(2):
             await peer.lefts.acquire()
@@ -190,7 +190,7 @@ async def test_closing_the_client_closes_what_is_idle_and_what_comes_back_later(
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         answer = await upstream.open(call(peer.url))
         assert await ask(upstream, peer.url) == b"{}"
         await upstream.close()
@@ -214,6 +214,20 @@ async def test_the_last_one_used_goes_out_first() -> None:
     await asyncio.sleep(0)
     for _, theirs in pairs:
         assert theirs.recv(1) == b""
+        theirs.close()
+
+
+@on_both_loops
+async def test_each_idle_connection_has_its_own_time() -> None:
+    pool = Pool(0.03)
+    loop = asyncio.get_running_loop()
+    pairs = [socket.socketpair() for _ in range(2)]
+    for ours, theirs in pairs:
+        theirs.setblocking(False)
+        pool.put((await loop.create_connection(Connection, sock=ours))[1])
+        await asyncio.sleep(0.01)
+    for _, theirs in pairs:
+        assert await loop.sock_recv(theirs, 1) == b""
         theirs.close()
 
 
@@ -314,7 +328,7 @@ async def test_a_host_that_never_shakes_hands_is_left_in_time_and_was_sent_nothi
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=0.05)
+        upstream = client(connect=0.05)
         with pytest.raises(UpstreamTimeout) as caught:
             await ask(upstream, f"https://127.0.0.1:{peer.port}/v1")
         assert not caught.value.dispatched
@@ -332,7 +346,7 @@ async def test_giving_up_while_connecting_closes_the_connection() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=5)
+        upstream = client(connect=5)
         task = asyncio.create_task(upstream.open(call(f"https://127.0.0.1:{peer.port}/v1")))
         await reached.wait()
         task.cancel()
@@ -361,7 +375,7 @@ async def test_a_plain_answer_is_not_taken_over_tls() -> None:
         await wire.left()
 
     async with Peer(script) as peer:
-        upstream = HttpUpstream(connect=2)
+        upstream = client()
         with pytest.raises(UpstreamError) as caught:
             await ask(upstream, f"https://127.0.0.1:{peer.port}/v1")
         assert not caught.value.dispatched

@@ -84,7 +84,7 @@ class Peer:
         self._tasks.add(task)
         try:
             await self._script(Wire(self, reader, writer))
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -96,6 +96,14 @@ class Peer:
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(result, AssertionError):
                 raise result
+
+
+# Loads no authorities, which takes longer than most tests.
+TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def client(connect: float = 2, **more: Any) -> HttpUpstream:
+    return HttpUpstream(connect, **{"context": TRUSTS_NOBODY, **more})
 
 
 def answers(*pieces: bytes) -> Script:
@@ -146,8 +154,11 @@ def on_both_loops(case: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Run an async case on the standard loop and on uvloop, which serves in production."""
 
     async def bounded(given: dict[str, Any]) -> None:
+        lost: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context))
         async with asyncio.timeout(PATIENCE):
             await case(**given)
+        assert lost == [], f"escaped into the loop: {lost}"
 
     def run(loop: Callable[[], asyncio.AbstractEventLoop], **given: Any) -> None:
         with asyncio.Runner(loop_factory=loop) as runner:

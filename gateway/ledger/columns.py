@@ -12,6 +12,7 @@ from gateway.money import Parts
 from gateway.outcome import Attempt, Hold, LedgerRow
 from gateway.usage import Sources, Usage
 
+# The columns of the table `request`, in its order.
 REQUEST = (
     "rid team key route host model contract edits cache_hit cache_miss output reasoning cache_hit_source cache_miss_source"
     " output_source reasoning_source currency nano cache_hit_nano cache_miss_nano output_nano card window policies started"
@@ -25,7 +26,6 @@ _MICROSECOND = timedelta(microseconds=1)
 _NO_USAGE: Columns = (None,) * 8
 _NO_PARTS: Columns = (None,) * 3
 _encode = msgspec.json.Encoder().encode
-_EMPTY = "[]"
 _edits = msgspec.json.Decoder(tuple[str, ...]).decode
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 

@@ -29,7 +29,7 @@ class Keeper:
     async def write(self, operation: Operation) -> int:
         """Commit one operation, not flushed; its number."""
         with self._writer.paused():
-            result: int = await self._run(lambda db: transact(db, operation))
+            result: int = await self._run(lambda db: transact(db.cursor(), operation))
             return result
 
     async def checkpoint(self) -> bool:

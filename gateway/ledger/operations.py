@@ -2,6 +2,7 @@
 
 `now` is the database's clock in microseconds, the only clock that leases know. An operation raises HoldError before its
 first write or not at all. Which event leads where is the table in `port`; nothing here decides it again.
+Operations share one cursor, because making one costs as much as a small statement: each reads its answers to the end.
 """
 
 from __future__ import annotations
@@ -21,38 +22,39 @@ _INSERT_HOLD = f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES (
 _EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}) = ({', '.join('?' * 12)}) WHERE rid = ? AND state = 'held'"
 _END_HOLD = "UPDATE hold SET state = ? WHERE rid = ? AND state = 'held' AND currency = ?"
 _FIRST_ENTRY = "INSERT INTO entry VALUES (?, 1, ?, ?, ?, ?, ?)"
-_WRITE_REQUEST = f"INSERT OR REPLACE INTO request ({', '.join(REQUEST)}) VALUES ({', '.join('?' * len(REQUEST))})"
+# Without the names of its columns, which apsw would read again for each row.
+_WRITE_REQUEST = f"INSERT OR REPLACE INTO request VALUES ({', '.join('?' * len(REQUEST))})"
 # The index has the open holds only: without it these two would read every hold that ever was.
 _RENEW = "UPDATE hold INDEXED BY open_hold SET expires = ? WHERE state = 'held' AND owner = ?"
 _OVERDUE = f"SELECT rid, {_HOLD} FROM hold INDEXED BY open_hold WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
 
 
-def hold(db: apsw.Connection, now: int, hold: Hold, owner: str, lease: int) -> None:
+def hold(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int) -> None:
     """Keep a new hold until `lease` microseconds from now; an id that is known, in whatever state, is refused."""
     db.execute(_INSERT_HOLD, (*hold_columns(hold), now + lease, owner))
-    if not db.changes():
+    if not db.connection.changes():
         raise HoldError(f"request {hold.id} has a hold already")
 
 
-def extend(db: apsw.Connection, hold: Hold) -> None:
+def extend(db: apsw.Cursor, hold: Hold) -> None:
     """Put another hold in the place of an open one; its lease stays."""
     rid, *columns = hold_columns(hold)
     db.execute(_EXTEND_HOLD, (*columns, rid))
-    if not db.changes():
+    if not db.connection.changes():
         raise HoldError(f"request {hold.id} has no open hold to extend")
 
 
-def abandon(db: apsw.Connection, rid: str) -> None:
+def abandon(db: apsw.Cursor, rid: str) -> None:
     """End a hold that its caller never received: nothing can have been dispatched under it, and no row is kept."""
     db.execute("UPDATE hold SET state = ? WHERE rid = ? AND state = 'held'", (TRANSITIONS["held", "release"].to, rid))
 
 
-def finish(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
+def finish(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bool:
     """Apply one event to a hold, and keep its row; False where the table of states knows no such step."""
     step = TRANSITIONS["held", event]
     # Nearly every hold is open and in the row's currency: try that first, and look only when it is not so.
     db.execute(_END_HOLD, (step.to, row.id, row.currency))
-    if not db.changes():
+    if not db.connection.changes():
         return _finish_late(db, now, event, row)
     if step.entry is not None:
         db.execute(_FIRST_ENTRY, (row.id, step.entry, row.nano, row.currency, _source(step.entry, row), now))
@@ -60,7 +62,7 @@ def finish(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
     return True
 
 
-def _finish_late(db: apsw.Connection, now: int, event: Event, row: LedgerRow) -> bool:
+def _finish_late(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bool:
     """`finish` for a hold that is not open, or that the row contradicts."""
     found = db.execute("SELECT state, currency FROM hold WHERE rid = ?", (row.id,)).get
     if found is None:
@@ -78,19 +80,19 @@ def _finish_late(db: apsw.Connection, now: int, event: Event, row: LedgerRow) ->
     return True
 
 
-def release_open(db: apsw.Connection, now: int, row: LedgerRow) -> bool:
+def release_open(db: apsw.Cursor, now: int, row: LedgerRow) -> bool:
     """Release a hold that is still open; False (and no effect) when it is not: a late release moves money."""
     state = db.execute("SELECT state FROM hold WHERE rid = ?", (row.id,)).get
     return state in (None, "held") and finish(db, now, "release", row)
 
 
-def renew(db: apsw.Connection, now: int, owner: str, lease: int) -> int:
+def renew(db: apsw.Cursor, now: int, owner: str, lease: int) -> int:
     """Give every open hold of this owner a new lease; the number of them."""
     db.execute(_RENEW, (now + lease, owner))
-    return db.changes()
+    return db.connection.changes()
 
 
-def reap(db: apsw.Connection, now: int) -> int:
+def reap(db: apsw.Cursor, now: int) -> int:
     """Expire open holds whose lease is over, at most REAP of them: each is charged what it was expected to cost."""
     overdue = db.execute(_OVERDUE, (now, REAP)).fetchall()
     for columns in overdue:
@@ -98,7 +100,7 @@ def reap(db: apsw.Connection, now: int) -> int:
     return len(overdue)
 
 
-def _append(db: apsw.Connection, now: int, kind: EntryKind, row: LedgerRow) -> None:
+def _append(db: apsw.Cursor, now: int, kind: EntryKind, row: LedgerRow) -> None:
     """Append the entry that makes the request's entries sum to row.nano."""
     last, sum_before = db.execute("SELECT coalesce(max(seq), 0), coalesce(sum(nano), 0) FROM entry WHERE rid = ?", (row.id,)).get
     entry = (row.id, last + 1, kind, row.nano - sum_before, row.currency, _source(kind, row), now)

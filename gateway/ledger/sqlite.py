@@ -132,8 +132,8 @@ class SqliteLedger:
 
     async def hold(self, hold: Hold) -> None:
         began = self._loop.time()
-        operation = partial(operations.hold, hold=hold, owner=self._owner, lease=self._lease_microseconds)
-        future = self._open_writer.submit(operation, durable=False, firm=False)
+        owner, lease = self._owner, self._lease_microseconds
+        future = self._open_writer.submit(lambda db, now: operations.hold(db, now, hold, owner, lease), durable=False, firm=False)
         try:
             await future
         except asyncio.CancelledError:
@@ -145,14 +145,14 @@ class SqliteLedger:
         await self._write("extend", lambda db, _now: operations.extend(db, hold), durable=False)
 
     async def settle(self, row: LedgerRow) -> bool:
-        settled: bool = await self._write("settle", partial(operations.finish, event="settle", row=row), durable=True)
+        settled: bool = await self._write("settle", lambda db, now: operations.finish(db, now, "settle", row), durable=True)
         return settled
 
     async def release(self, row: LedgerRow) -> None:
         if row.nano:
             raise HoldError(f"request {row.id} costs {row.nano} nano {row.currency}: settle it")
-        if not await self._write("release", partial(operations.release_open, row=row), durable=False):
-            await self._write("release", partial(operations.finish, event="release", row=row), durable=True)
+        if not await self._write("release", lambda db, now: operations.release_open(db, now, row), durable=False):
+            await self._write("release", lambda db, now: operations.finish(db, now, "release", row), durable=True)
 
     async def renew(self) -> int:
         """Give every open hold of this ledger object a new lease; the number of them."""

@@ -26,18 +26,18 @@ STORE_FAILURES: Final = (
 )
 
 
-def transact(db: apsw.Connection, work: Callable[[apsw.Connection, int], T]) -> T:
+def transact(db: apsw.Cursor, work: Callable[[apsw.Cursor, int], T]) -> T:
     """Commit work(db, now) as one transaction, or nothing of it; `now` is the database's clock in microseconds.
 
     SQLite runs inside this process, so the clock of its machine is the database's clock.
     """
-    # Not `with db`: it waits for another process's lock without letting the other threads of this one run.
+    # Not `with connection`: it waits for another process's lock without letting the other threads of this one run.
     db.execute("BEGIN IMMEDIATE")
     try:
         result = work(db, time.time_ns() // 1000)
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:
+        if db.connection.in_transaction:
             db.execute("ROLLBACK")
         raise
     return result

@@ -1,4 +1,4 @@
-"""Operations commit in groups on the event loop's own thread: those of one turn of the loop in one transaction.
+"""Operations commit in groups on the event loop's own thread: those of two turns of the loop in one transaction.
 
 A commit writes to the log without a flush, so it takes microseconds and no other thread: a killed process loses none of
 it, a power cut may lose the last groups that no later flush has covered. A caller learns its result after the commit; of a
@@ -32,7 +32,7 @@ BUSY: Final = 5.0
 _RETRY: Final = 0.001
 
 # Called in a transaction, with the database's clock in microseconds. HoldError only before its first write.
-Operation = Callable[[apsw.Connection, int], Any]
+Operation = Callable[[apsw.Cursor, int], Any]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Writer:
 
     def __init__(self, connection: apsw.Connection, flusher: Flusher, loop: asyncio.AbstractEventLoop) -> None:
         self.commits = 0
-        self._db = connection
+        self._db = connection.cursor()
         self._flusher = flusher
         self._loop = loop
         self._jobs: list[_Job] = []
@@ -95,7 +95,11 @@ class Writer:
     def _schedule(self) -> None:
         if self._jobs and not self._scheduled and not self._pauses:
             self._scheduled = True
-            self._loop.call_soon(self._commit)
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """One more turn: what arrives in it shares the commit, which costs far more than an operation."""
+        self._loop.call_soon(self._commit)
 
     def _commit(self) -> None:
         self._scheduled = False
@@ -162,7 +166,7 @@ class Writer:
             self._flusher.release_durable(durable)
 
 
-def _attempt(operation: Operation, db: apsw.Connection, now: int) -> Any:
+def _attempt(operation: Operation, db: apsw.Cursor, now: int) -> Any:
     try:
         return operation(db, now)
     except HoldError as refusal:
