@@ -41,6 +41,7 @@ class Gateway:
         self.policies = PolicyStore(settings.policies or default_folder(), self.clock)
         self._accounts: tuple[str, Accounts] | None = None
         self.metrics = Metrics(self.policies, self.clock)
+        self.accounts(self.policies.current)
         self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], pepper_for(settings.key_pepper, settings.data))
 
     def accounts(self, policies: Policies) -> Accounts:
@@ -163,8 +164,16 @@ def _account(settings: Settings, host: Host) -> Account | None:
         base_url=base,
         currency=settings.currency_of(host.host),
         beta_url=_beta(base, host.beta_url),
-        key=key.get_secret_value() if key else None,
+        key=_header_safe(host.key or "", key.get_secret_value()) if key else None,
     )
+
+
+def _header_safe(variable: str, key: str) -> str:
+    """A key as it can stand in a header; a file's last line break is taken off."""
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(f"{variable} holds a character that no key has (a space or line break?). Remedy: set it to the key alone.")
+    return key
 
 
 def _beta(base: str, beta: str | None) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from gateway.errors import FaregateError, PolicyError
 
@@ -37,6 +37,13 @@ VERBS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. `{self.prog} --help` shows an example.\n")
+
+
 def command(verb: str) -> Command:
     """The module that carries out a verb."""
     module: Command = importlib.import_module(f"gateway.commands.{verb}")
@@ -54,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"faregate: {verb!r} is not a command. `faregate --help` lists them.", file=sys.stderr)
         return 2
     chosen = command(verb)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"faregate {verb}",
         description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
         epilog=f"example:\n  {chosen.EXAMPLE}",

@@ -11,6 +11,7 @@ from pydantic import Field
 from gateway.rows import Problem, Row
 
 Counts = Literal["answer", "total"]
+SendBack = Literal["never", "within_turn", "with_tools", "always", "ignored"]
 
 
 class Context(Row):
@@ -56,7 +57,7 @@ class Reasoning(Row):
     always: every assistant message must have it. ignored: passes untouched.
     """
 
-    send_back: Literal["never", "within_turn", "with_tools", "always", "ignored"] = "never"
+    send_back: SendBack = "never"
 
 
 class Thinking(Row):

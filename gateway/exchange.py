@@ -27,7 +27,7 @@ from gateway.replies import Reply, Responder, reply_for
 from gateway.request import Caller, ChatRequest
 from gateway.router import Terms, plan
 from gateway.upstream.accounts import Accounts
-from gateway.upstream.port import Call, Deadlines, Upstream
+from gateway.upstream.port import Answer, Call, Deadlines, Upstream
 from gateway.usage import Usage
 from gateway.watch import ClientGone, Watch
 
@@ -94,6 +94,7 @@ class _Course:
         self._policies = ports.policies.current
         self._started = ports.clock.now()
         self._arrived = ports.clock.monotonic()
+        self._answer: Answer | None = None
 
     async def run(self, gone: Gone) -> None:
         try:
@@ -140,6 +141,8 @@ class _Course:
             # After the dispatch nothing may escape unsettled, our own mistakes least of all.
             log.exception("request %s failed inside the gateway", self._request.id)
             failure = bug
+        if failure is not None or reply.stopped:
+            self._hang_up()
         usage = await self._usage(reply, failure)
         row, charged = self._row(journey, reply, usage, failure)
         try:
@@ -147,6 +150,8 @@ class _Course:
         except FaregateError as error:
             log.critical("request %s could not be settled: %s", row.id, error.message)
             failure = failure or error
+        # Only now: the end of the host's stream has come by then, so that its connection can be used again.
+        self._hang_up()
         if stopping is not None:
             raise stopping
         await self._finish(reply, row, failure)
@@ -163,15 +168,18 @@ class _Course:
             msgspec.json.encode(journey.candidate.sanitised.body),
         )
         try:
-            answer = await watch.guard(self._ports.upstream.open(call))
+            self._answer = await watch.guard(self._ports.upstream.open(call))
             watch.opened()
-            try:
-                await reply.take(answer)
-            finally:
-                answer.close()
+            await reply.take(self._answer)
         except (ClientGone, FaregateError) as failure:
             return failure
         return reply.failure
+
+    def _hang_up(self) -> None:
+        """Let the host go: a connection that was read to its end is kept, any other is closed, and the host stops working for us."""
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
 
     async def _usage(self, reply: Reply, failure: Exception | None) -> Usage | None:
         """What the host reported or, where it did not, what we count; None where certainly nothing was billed."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.contracts import Contract, Counts
+from gateway.contracts import Contract, Counts, SendBack
 from gateway.rows import Instant, Row
 
 Switch = Literal["on", "off"]
@@ -172,6 +172,16 @@ class Deployment:
     def unswitchable(self) -> bool:
         """Whether thinking cannot be switched: fixed by the id, unknown to the version, or not read by the host."""
         return self.model.thinking is not None or self.contract.thinking.switch == "none" or self.host.reads.thinking == "none"
+
+    @cached_property
+    def send_back(self) -> SendBack:
+        """What becomes of earlier reasoning."""
+        return self.contract.reasoning.send_back
+
+    @cached_property
+    def inline(self) -> bool:
+        """Whether its answers may have their thinking in the text."""
+        return self.host.writes.reasoning == "inline"
 
     @cached_property
     def plain_fields(self) -> frozenset[str]:

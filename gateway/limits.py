@@ -82,15 +82,16 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     Raises InvalidRequest for a number that no contract takes (or the route refuses), ContextExceeded where it certainly cannot fit.
     """
     target, thinking = case.target, case.thinking
-    if _has_default(case) and not given(body):
+    names = given(body)
+    if not names and _has_default(case):
         _check_context(case, 0)
         return _unlimited(case, target.unlimited[thinking])
-    asked = _asked(body, case)
+    asked = _asked(body, names, case)
     _check_context(case, asked.firm if asked else 0)
     if asked is None:
         return _unlimited(case, target.billable(target.room(thinking), thinking))
     sent, stop, squeezed = _translated(asked, case)
-    edits = tuple(_edits(body, asked, sent, target))
+    edits = tuple(_edits(names, asked, sent, target))
     return Limit(sent, stop, target.billable(sent, thinking), squeezed, case.prompt + sent <= target.context, edits)
 
 
@@ -99,8 +100,7 @@ def given(body: Mapping[str, Any]) -> list[str]:
     return [] if _ANY_FIELD.isdisjoint(body) else [field for field in FIELDS if body.get(field) is not None]
 
 
-def _asked(body: Mapping[str, Any], case: Case) -> Asked | None:
-    names = given(body)
+def _asked(body: Mapping[str, Any], names: list[str], case: Case) -> Asked | None:
     if not names:
         default = case.client.max_tokens.range(case.thinking)[0]
         return None if default is None else Asked(default, case.client.max_tokens.counts)
@@ -170,13 +170,13 @@ def _check_context(case: Case, requested: int) -> None:
         )
 
 
-def _edits(body: Mapping[str, Any], asked: Asked, sent: int, target: Deployment) -> list[Edit]:
+def _edits(names: list[str], asked: Asked, sent: int, target: Deployment) -> list[Edit]:
     edits = []
     if sent != asked.written:
         edits.append(changed("max_tokens", "none" if asked.written is None else asked.written, sent))
     if asked.field is not None and asked.field != target.host.reads.max_tokens:
         edits.append(renamed(asked.field))
-    edits.extend(dropped(field) for field in given(body) if field not in (asked.field, target.host.reads.max_tokens))
+    edits.extend(dropped(field) for field in names if field not in (asked.field, target.host.reads.max_tokens))
     return edits
 
 

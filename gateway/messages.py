@@ -117,12 +117,7 @@ def _uses_tools(messages: Iterable[Message]) -> bool:
 
 def concerned(seen: Survey, target: Deployment) -> bool:
     """Whether messages in which this was seen may need a change for this deployment."""
-    return seen.reasoning or seen.hollow or (seen.successive and target.contract.messages.merge_successive) or _inline(target)
-
-
-def _inline(target: Deployment) -> bool:
-    """Whether earlier answers may have their thinking in the text."""
-    return target.host.writes.reasoning == "inline"
+    return seen.reasoning or seen.hollow or (seen.successive and target.contract.messages.merge_successive) or target.inline
 
 
 class Rewriter:
@@ -130,9 +125,9 @@ class Rewriter:
 
     def __init__(self, target: Deployment, thinking: bool, tools: bool) -> None:
         host, contract = target.host, target.contract
-        self._rule = contract.reasoning.send_back
+        self._rule = target.send_back
         self._reads = host.reads.reasoning
-        self._inline = _inline(target)
+        self._inline = target.inline
         self._merges = contract.messages.merge_successive
         # Whether kept reasoning is really read, so that its name matters.
         self._sends_back = self._rule == "within_turn" or (thinking and (self._rule == "always" or (self._rule == "with_tools" and tools)))

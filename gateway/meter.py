@@ -224,7 +224,7 @@ class Meter:
     def _counted(self, interim: Report | None) -> Usage:
         """Our count; a report that came before the end still says how long the prompt was."""
         reasoning = self.reasoning.tokens
-        output = reasoning + self.answer.tokens
+        output = reasoning + self._closing + self.answer.tokens
         if interim is None or interim.prompt == 0:
             return Usage(0, self._prompt_estimate, output, reasoning, Sources("unknown", "counted", "counted", "counted"))
         hit = interim.hit or 0
@@ -232,6 +232,12 @@ class Meter:
         return Usage(
             hit, interim.prompt - hit, max(output, interim.output), reasoning, Sources(hit_source, "reported", "counted", "counted")
         )
+
+    @property
+    def _closing(self) -> int:
+        """The token that ends the thinking: hosts bill it with the output and not with the reasoning, and no text shows it."""
+        ended = bool(self.answer.chunks) or self.finish not in (None, "length")
+        return 1 if self.reasoning.chunks and ended else 0
 
 
 def _whole(value: Any, ceiling: int) -> int | None:

@@ -32,11 +32,12 @@ OVERHEAD_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 
 # Fields of OpenAI's API and of engines that clients often send: an edit that drops one is counted under its own name.
 KNOWN_FIELDS: Final = frozenset(
-    "audio chat_template_kwargs enable_thinking extra_body frequency_penalty function_call functions logit_bias logprobs"
-    " max_completion_tokens max_tokens metadata min_p modalities n parallel_tool_calls prediction presence_penalty"
-    " prompt_cache_key prompt_cache_retention reasoning reasoning_content reasoning_details reasoning_effort"
-    " repetition_penalty response_format safety_identifier seed service_tier stop store stream_options temperature think"
-    " thinking thinking_budget tool_choice tools top_k top_logprobs top_p user verbosity web_search_options".split()
+    "audio budget_tokens chat_template_kwargs content enable_thinking extra_body frequency_penalty function_call functions"
+    " logit_bias logprobs max_completion_tokens max_output_tokens max_tokens metadata min_p modalities n"
+    " parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_retention reasoning reasoning_content"
+    " reasoning_details reasoning_effort repetition_penalty response_format safety_identifier seed service_tier stop store"
+    " stream_options temperature think thinking thinking_budget tool_choice tools top_k top_logprobs top_p user verbosity"
+    " web_search_options".split()
 )
 
 _DAY: Final = 86_400

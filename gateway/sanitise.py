@@ -92,7 +92,7 @@ def _strict(tool: Any) -> bool:
 
 def _switch(switch: thinking.Switch, messages: list[dict[str, Any]], tools: bool, target: Deployment) -> thinking.Switch:
     """Off where thinking needs earlier reasoning that the messages lack."""
-    if not switch.on:
+    if not switch.on or not (tools or target.send_back == "always"):
         return switch
     refusal = missing_reasoning(messages, target.contract, target.host.reads.reasoning, tools)
     return switch if refusal is None else switch.turned_off(refusal)
@@ -110,7 +110,7 @@ def count_sent(sanitised: Sanitised, target: Deployment) -> int:
 
 def _reads_reasoning(target: Deployment, thinks: bool, tools: bool) -> bool:
     """Whether the version reads earlier reasoning, so that it is a part of the prompt."""
-    rule = target.contract.reasoning.send_back
+    rule = target.send_back
     return rule in ("within_turn", "always") or (rule == "with_tools" and thinks and tools)
 
 

@@ -6,7 +6,7 @@ Forms: `thinking: {type}`, `reasoning_effort`, `reasoning: {enabled, effort}`, `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +21,7 @@ _ANY_FORM = frozenset(FORMS)
 KWARGS = ("thinking", "enable_thinking")
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """What one form says: the state, or an effort, or neither; `name` is the form as a person would write it."""
 
     name: str
@@ -81,22 +80,25 @@ def _agreed(statements: list[Statement], field: str) -> Any:
 
 
 def _statements(body: Mapping[str, Any]) -> Iterator[Statement]:
+    for form, reader in _READERS:
+        if form in body:
+            yield from reader(body)
+
+
+def _thinking(body: Mapping[str, Any]) -> Iterator[Statement]:
     thinking = _typed(body, "thinking", dict)
     if thinking is not None:
         yield Statement("thinking.type", _type_state(thinking))
+
+
+def _reasoning_effort(body: Mapping[str, Any]) -> Iterator[Statement]:
     effort = _typed(body, "reasoning_effort", str)
     if effort is not None:
         yield _effort("reasoning_effort", effort)
-    yield from _reasoning(_typed(body, "reasoning", dict) or {})
-    yield from _flag(body, "enable_thinking", "enable_thinking")
-    if _typed(body, "thinking_budget", int) == 0:
-        yield Statement("thinking_budget", "off")
-    kwargs = _typed(body, "chat_template_kwargs", dict) or {}
-    for name in KWARGS:
-        yield from _flag(kwargs, name, f"chat_template_kwargs.{name}")
 
 
-def _reasoning(form: dict[str, Any]) -> Iterator[Statement]:
+def _reasoning(body: Mapping[str, Any]) -> Iterator[Statement]:
+    form = _typed(body, "reasoning", dict) or {}
     yield from _flag(form, "enabled", "reasoning.enabled")
     effort = form.get("effort")
     if effort is None:
@@ -104,6 +106,26 @@ def _reasoning(form: dict[str, Any]) -> Iterator[Statement]:
     if not isinstance(effort, str):
         raise InvalidRequest("reasoning.effort must be a string.", param="reasoning")
     yield _effort("reasoning.effort", effort)
+
+
+def _enable_thinking(body: Mapping[str, Any]) -> Iterator[Statement]:
+    return _flag(body, "enable_thinking", "enable_thinking")
+
+
+def _thinking_budget(body: Mapping[str, Any]) -> Iterator[Statement]:
+    if _typed(body, "thinking_budget", int) == 0:
+        yield Statement("thinking_budget", "off")
+
+
+def _chat_template_kwargs(body: Mapping[str, Any]) -> Iterator[Statement]:
+    kwargs = _typed(body, "chat_template_kwargs", dict) or {}
+    for name in KWARGS:
+        yield from _flag(kwargs, name, f"chat_template_kwargs.{name}")
+
+
+_READERS = tuple(
+    zip(FORMS, (_thinking, _reasoning_effort, _reasoning, _enable_thinking, _thinking_budget, _chat_template_kwargs), strict=True)
+)
 
 
 def _effort(name: str, effort: str) -> Statement:
@@ -154,10 +176,10 @@ def settle(wish: Wish, client: Contract, target: Deployment) -> Switch:
     return Switch(state, natural, fixed=False, forced=state == "off" and natural == "on" and word != "off")
 
 
-def write(body: dict[str, Any], wish: Wish, switch: Switch, target: Deployment) -> tuple[Collection[str], list[Edit]]:
+def write(body: dict[str, Any], wish: Wish, switch: Switch, target: Deployment) -> tuple[set[str], list[Edit]]:
     """Puts the decision into `body` (changed in place), in the host's form; gives the fields that are settled, and the edits."""
-    if wish is NOTHING and switch.state == switch.natural:
-        return (), []
+    if wish is NOTHING and switch.state == switch.natural and not switch.forced:
+        return set(), []
     said = [form for form in FORMS if body.get(form) is not None]
     edits = [Edit("disable_thinking")] if switch.forced else []
     thinking = target.contract.thinking

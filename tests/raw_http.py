@@ -94,9 +94,15 @@ async def connected(port: int) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def served(app: App, *, receive_seconds: float = 30.0, drain_seconds: int = 5) -> AsyncIterator[int]:
+async def served(app: App, *, receive_seconds: float = 30.0, drain_seconds: int = 5, keep_alive_seconds: float = 75) -> AsyncIterator[int]:
     """The app behind the real server on a free port."""
-    plane = Plane(app, listen("127.0.0.1", 0, "FAREGATE_PORT"), receive_seconds=receive_seconds, drain_seconds=drain_seconds)
+    plane = Plane(
+        app,
+        listen("127.0.0.1", 0, "FAREGATE_PORT"),
+        receive_seconds=receive_seconds,
+        drain_seconds=drain_seconds,
+        keep_alive_seconds=keep_alive_seconds,
+    )
     await plane.start()
     try:
         yield plane.address[1]

@@ -56,6 +56,8 @@ DUPLICATES = {
     "a duplicate model": text('"model":"other"'),
     "an escaped duplicate": text('"mod\\u0065l":"other"'),
     "a duplicate max_tokens": text('"max_tokens":1,"max_tokens":9000'),
+    "a duplicate behind a blank": text('"max_tokens" :1,"max_tokens":9000'),
+    "a duplicate behind a line break": text('"max_tokens"\n:1,"max_tokens":9000,"user":"a: b"'),
     "a nested duplicate": text('"stream":true,"stream_options":{"include_usage":true,"include_usage":false}'),
     "a duplicate in a list": text('"tools":[{"type":"function","type":"web"}]'),
     "a duplicate in a message": b'{"model":"m","messages":[{"role":"user","role":"system","content":"a"}]}',
@@ -273,3 +275,34 @@ def test_headers_and_query_carry_nothing_that_steers(
         return
     with pytest.raises(refused):
         check_headers(headers, query)
+
+
+WORDS = st.sampled_from(["a", "b", ":", '":', "a: b", '\\"', " :", ""])
+BLANKS = st.sampled_from(["", "", "", " ", "\n", "\t\r\n "])
+
+
+@st.composite
+def written_objects(draw: st.DrawFn, depth: int = 2) -> str:
+    """Objects as text with keys that often repeat, odd blanks, and text that looks like keys."""
+    parts = []
+    for _ in range(draw(st.integers(0, 3))):
+        value = draw(written_objects(depth - 1) if depth and draw(st.booleans()) else WORDS.map(json.dumps))
+        parts.append(draw(BLANKS) + json.dumps(draw(WORDS)) + draw(BLANKS) + ":" + draw(BLANKS) + value + draw(BLANKS))
+    return "{" + ",".join(parts) + "}"
+
+
+@given(written_objects())
+def test_no_duplicate_is_missed_and_none_is_invented(written: str) -> None:
+    repeated: list[str] = []
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in found]
+        repeated.extend(name for name in names if names.count(name) > 1)
+        return dict(found)
+
+    expected = json.loads(written, object_pairs_hook=pairs)
+    if repeated:
+        with pytest.raises(InvalidRequest, match="twice"):
+            decode(written.encode())
+    else:
+        assert decode(written.encode()) == expected

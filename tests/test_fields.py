@@ -87,3 +87,12 @@ def test_settled_fields_are_left_alone() -> None:
     body: dict[str, Any] = {"thinking": {"type": "disabled"}, "max_tokens": 5}
     assert sift(body, CLOSED, False, {"thinking", "max_tokens"}) == []
     assert body == {"thinking": {"type": "disabled"}, "max_tokens": 5}
+
+
+def test_plain_fields_are_those_that_no_rule_is_about() -> None:
+    core = {"model", "messages", "stream", "stream_options"}
+    assert CLOSED.plain_fields == core | {"both", "temperature"}
+    assert OWN.plain_fields == core | {"temperature", "logprobs"}
+    ruled = at_host(contract(fields=Fields(rules=(Rule(field="stream", values=(True,), text="no streams"),))))
+    with pytest.raises(InvalidRequest, match="no streams"):
+        sift({"stream": True}, ruled, False, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import operations
 from gateway.ledger.columns import request_columns, request_row
+from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
 from gateway.ledger.sqlite import SqliteLedger, check_sqlite
 from gateway.ledger.verify import INVARIANTS, verify
@@ -94,6 +96,11 @@ def locked(path: Path) -> apsw.Connection:
     connection.set_busy_timeout(5000)
     connection.execute("BEGIN IMMEDIATE")
     return connection
+
+
+def unlock(connection: apsw.Connection) -> None:
+    connection.execute("COMMIT")
+    connection.close()
 
 
 async def expired_hold(path: Path) -> None:
@@ -283,8 +290,9 @@ async def test_what_contradicts_the_hold_is_refused_and_changes_nothing(ledger: 
 
 
 async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: SqliteLedger, path: Path) -> None:
-    db = apsw.Connection(str(path))
-    db.set_busy_timeout(5000)
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(5000)
+    db = connection.cursor()
     operations.hold(db, 1000, replace(HOLD, id="mine"), "me", 30)
     operations.hold(db, 1000, replace(HOLD, id="yours"), "you", 30)
 
@@ -295,16 +303,17 @@ async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: Sql
     assert db.execute("SELECT rid, state FROM hold ORDER BY rid").fetchall() == [("mine", "held"), ("yours", "expired")]
     assert operations.reap(db, 1049) == 0
     assert operations.reap(db, 1050) == 1
-    db.close()
+    connection.close()
 
 
 async def test_the_reaper_works_in_bounded_steps_until_nothing_is_overdue(ledger: SqliteLedger, path: Path) -> None:
-    db = locked(path)
+    connection = locked(path)
+    db = connection.cursor()
     for number in range(operations.REAP + 50):
         operations.hold(db, 0, replace(HOLD, id=f"r{number}"), "gone", 1)
     assert operations.reap(db, 1) == operations.REAP
     db.execute("COMMIT")
-    db.close()
+    connection.close()
 
     await ledger.reap()
 
@@ -325,18 +334,54 @@ async def test_a_lease_goes_on_while_its_ledger_lives(path: Path) -> None:
     await ledger.close()
 
 
-async def test_the_hold_of_a_caller_that_left_while_it_waited_ends_released(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_hold_whose_caller_left_before_it_was_written_never_is(ledger: SqliteLedger, path: Path) -> None:
     lock = locked(path)
     holding = asyncio.create_task(ledger.hold(HOLD))
     await asyncio.sleep(0)
     holding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await holding
-    lock.execute("COMMIT")
-    lock.close()
+    unlock(lock)
 
-    await eventually(lambda: look(path, "SELECT state FROM hold") == [("released",)])
+    await ledger.hold(replace(HOLD, id="r2"))
+
+    assert look(path, "SELECT rid FROM hold") == [("r2",)]
+
+
+async def test_a_hold_whose_caller_left_after_it_was_written_ends_released(path: Path) -> None:
+    holding: asyncio.Task[None] | None = None
+    loop = asyncio.get_running_loop()
+
+    def cancel_once_written() -> None:
+        assert holding is not None
+        if look(path, "SELECT rid FROM hold"):
+            holding.cancel()
+        elif not holding.done():
+            loop.call_soon(cancel_once_written)
+
+    ledger = SqliteLedger(path)
+    await ledger.start()
+    holding = asyncio.create_task(ledger.hold(HOLD))
+    await asyncio.sleep(0)
+    loop.call_soon(cancel_once_written)
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+
+    await ledger.close()
+    assert look(path, "SELECT state FROM hold") == [("released",)]
     assert look(path, "SELECT count(*) FROM request") == [(0,)]
+
+
+async def test_a_charge_stands_when_its_caller_leaves(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    settling = asyncio.create_task(ledger.settle(ROW))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+
+    assert not await ledger.settle(ROW)
+    assert look(path, "SELECT nano FROM entry") == [(400,)]
 
 
 # -- groups
@@ -396,9 +441,10 @@ async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(pa
     db.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").fetchall()
     pages = db.pragma("page_count")
     db.pragma("max_page_count", pages)
-    writer = Writer(db, asyncio.get_running_loop())
+    flusher = Flusher(lambda: None, asyncio.get_running_loop())
+    writer = Writer(db, flusher, asyncio.get_running_loop())
 
-    def fill(db: apsw.Connection, _now: int) -> None:
+    def fill(db: apsw.Cursor, _now: int) -> None:
         db.execute("INSERT INTO t VALUES (zeroblob(20000))")
 
     answers = await asyncio.gather(*(writer.submit(fill, durable=True) for _ in range(3)), return_exceptions=True)
@@ -408,7 +454,104 @@ async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(pa
     db.pragma("max_page_count", 10_000)
     await writer.submit(fill, durable=True)
     await writer.close()
+    await flusher.close()
+    db.close()
     assert look(path, "SELECT count(*) FROM t") == [(1,)]
+
+
+# -- flushes
+
+
+class Disk:
+    """A disk whose flush lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._turn = threading.Semaphore(0)
+        self.broken = False
+
+    def sync(self, _descriptor: int) -> None:
+        self.asked += 1
+        assert self._turn.acquire(timeout=20)
+        if self.broken:
+            raise OSError(5, "Input/output error")
+
+    def let_go(self, flushes: int = 1) -> None:
+        self._turn.release(flushes)
+
+
+async def test_charges_wait_for_a_flush_and_share_it_and_holds_do_not(path: Path) -> None:
+    disk = Disk()
+    ledger = SqliteLedger(path, sync=disk.sync)
+    await ledger.start()
+    ids = [f"r{number}" for number in range(10)]
+    await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
+
+    first = asyncio.create_task(ledger.settle(replace(ROW, id="r0")))
+    await eventually(lambda: disk.asked == 1)
+    others = [asyncio.create_task(ledger.settle(replace(ROW, id=id))) for id in ids[1:]]
+    await ledger.hold(replace(HOLD, id="r10"))
+    await eventually(lambda: look(path, "SELECT count(*) FROM entry") == [(10,)])
+    assert not [task for task in (first, *others) if task.done()]
+
+    disk.let_go()
+    assert await first
+    assert not [task for task in others if task.done()]
+    disk.let_go()
+    assert await asyncio.gather(*others) == [True] * 9
+    assert ledger.flushes == disk.asked == 2
+    disk.let_go()
+    await ledger.close()
+
+
+async def test_after_a_flush_that_failed_nothing_is_acknowledged_any_more(path: Path) -> None:
+    disk = Disk()
+    disk.broken = True
+    disk.let_go(3)
+    ledger = SqliteLedger(path, sync=disk.sync)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    with pytest.raises(LedgerUnavailable, match="flushed"):
+        await ledger.settle(ROW)
+
+    disk.broken = False
+    with pytest.raises(LedgerUnavailable, match="flushed"):
+        await ledger.hold(replace(HOLD, id="r2"))
+    assert ledger.flushes == 0
+    await ledger.close()
+
+
+async def test_the_log_is_copied_into_the_file_and_starts_anew(path: Path) -> None:
+    def times_started() -> int:
+        """The log's header counts them, in its fourth word."""
+        return int.from_bytes(path.with_name("ledger.db-wal").read_bytes()[12:16])
+
+    ledger = SqliteLedger(path, log_pages=50)
+    await ledger.start()
+    first = times_started()
+    for number in range(50):
+        await ledger.hold(replace(HOLD, id=f"r{number}"))
+
+    await eventually(lambda: times_started() > first)
+    assert await ledger.verify() == []
+    await ledger.close()
+
+
+async def test_operations_wait_in_order_while_another_process_writes_and_the_loop_goes_on(ledger: SqliteLedger, path: Path) -> None:
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    settling = asyncio.create_task(ledger.settle(ROW))
+    again = asyncio.create_task(ledger.settle(ROW))
+    loop = asyncio.get_running_loop()
+    longest, last = 0.0, loop.time()
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+        longest, last = max(longest, loop.time() - last), loop.time()
+    assert not settling.done()
+    unlock(lock)
+
+    assert list(await asyncio.gather(settling, again)) == [True, False]
+    assert longest < 1, "a busy timeout of seconds would have stopped the loop"
 
 
 async def test_reading_goes_on_while_writing_waits(ledger: SqliteLedger, path: Path) -> None:
@@ -420,8 +563,7 @@ async def test_reading_goes_on_while_writing_waits(ledger: SqliteLedger, path: P
     assert await ledger.request("r1") == ROW
     assert not waiting.done()
 
-    lock.execute("COMMIT")
-    lock.close()
+    unlock(lock)
     await waiting
 
 

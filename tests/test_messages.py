@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.contracts import Messages, Reasoning
 from gateway.edits import header
 from gateway.errors import InvalidRequest
+from gateway.hosts import Writes
 from gateway.messages import Rewriter, check, concerned, missing_reasoning, survey
 from tests.asking import at_host, contract
 
@@ -104,6 +105,56 @@ LACKING: list[tuple[str, str, bool, list[Message], bool]] = [
 def test_lost_reasoning_is_noticed(rule: str, reads: str, tools: bool, messages: list[Message], lacks: bool) -> None:
     served = contract(reasoning=Reasoning.model_validate({"send_back": rule}))
     assert (missing_reasoning(messages, served, reads, tools or survey(messages).tools) is not None) == lacks
+
+
+SEEN: list[tuple[list[Message], set[str]]] = [
+    ([USER, said(), USER], set()),
+    ([USER, said(None, **CALL), RESULT], {"tools", "hollow"}),
+    ([USER, {"role": "tool", "content": "1"}], {"tools"}),
+    ([USER, said(tool_calls=[])], set()),
+    ([{"role": "user", "content": [{"type": "text", "text": "q"}]}], {"parts"}),
+    ([USER, said(prefix=True)], {"prefix"}),
+    ([USER, said(prefix=False)], set()),
+    ([USER, said(reasoning=None)], {"reasoning"}),
+    ([{"role": "assistant"}], {"hollow"}),
+    ([USER, USER], {"successive"}),
+]
+
+
+@pytest.mark.parametrize(("messages", "seen"), SEEN)
+def test_one_pass_sees_what_rules_may_be_about(messages: list[Message], seen: set[str]) -> None:
+    assert {name for name, there in survey(messages)._asdict().items() if there} == seen
+
+
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "tool"])},
+    optional={
+        "content": st.sampled_from(["a", None, "<think>\nr\n</think>\nb", [{"type": "text", "text": "q"}]]),
+        "reasoning_content": st.sampled_from(["r", None]),
+        "reasoning_details": st.just([{"text": "r"}]),
+        "tool_calls": st.sampled_from([[], CALL["tool_calls"]]),
+        "prefix": st.booleans(),
+    },
+)
+
+
+@given(
+    st.lists(MESSAGE, min_size=1, max_size=4),
+    st.sampled_from(["never", "within_turn", "with_tools", "always", "ignored"]),
+    st.sampled_from(["reasoning_content", "reasoning", "both", "none"]),
+    st.booleans(),
+    st.sampled_from(["auto", "inline"]),
+)
+def test_messages_that_concern_no_rule_would_not_be_changed(
+    messages: list[Message], rule: str, reads: str, merge: bool, writes: str
+) -> None:
+    served = contract(reasoning=Reasoning.model_validate({"send_back": rule}), messages=Messages(merge_successive=merge))
+    target = at_host(served, {"reasoning": reads}, writes=Writes.model_validate({"reasoning": writes}))
+    rewriter = Rewriter(target, thinking=True, tools=True)
+
+    sent = rewriter.rewrite(messages)
+
+    assert concerned(survey(messages), target) or (sent is messages and rewriter.edits() == [])
 
 
 MERGES: list[tuple[list[Message], list[Message], str]] = [

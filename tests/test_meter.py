@@ -125,7 +125,8 @@ def test_an_answer_without_a_report_is_counted_and_never_free(usage: Any) -> Non
 
     found = meter.usage(complete=True)
 
-    assert (found.cache_miss, found.output, found.reasoning) == (1, 3, 2)
+    # Two texts and the end of thinking.
+    assert (found.cache_miss, found.output, found.reasoning) == (1, 4, 2)
     assert found.sources.cache_hit == "unknown"
     assert not found.reported
     assert not meter.disputed
@@ -211,6 +212,27 @@ def test_a_whole_answer_without_usage_is_counted() -> None:
     meter.feed_answer({"choices": [{"message": {"content": " one two", "reasoning_content": None}, "finish_reason": "stop"}, 3]})
 
     assert tuple(meter.usage(True).counts().values()) == (0, 7, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer", "finish", "output"),
+    [
+        (" one two", " three", "stop", 4),
+        (" one two", " three", None, 4),
+        (" one two", "", "stop", 3),
+        (" one two", "", "length", 2),
+        (" one two", "", None, 2),
+        ("", " three", "stop", 1),
+    ],
+)
+def test_a_counted_answer_has_the_token_that_ended_its_thinking(reasoning: str, answer: str, finish: str | None, output: int) -> None:
+    meter = Meter(deployment(contract=DEEPSEEK), 7)
+    message = {"content": answer, "reasoning_content": reasoning}
+
+    meter.feed_answer({"choices": [{"message": message, "finish_reason": finish}]})
+
+    found = meter.usage(complete=True)
+    assert (found.output, found.reasoning) == (output, 2 if reasoning else 0)
 
 
 @given(st.lists(st.text(max_size=12).filter(bool), max_size=20))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -150,6 +151,18 @@ def test_no_caller_adds_a_series(metrics: Metrics) -> None:
     labels = {"team": "search", "route": "other", "host": "other", "model": "other", "outcome": "ok"}
     assert value(metrics, "faregate_requests_total", labels) == 200
     assert value(metrics, "faregate_edits_total", {"edit": "drop_other", "contract": "other"}) == 200
+
+
+def test_names_that_callers_invent_take_no_memory(metrics: Metrics) -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            metrics.observe(replace(OUTCOME, route=f"route{number}", model=f"model{number}"))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
 
 
 def test_a_name_that_the_policies_lose_is_counted_as_other_from_then_on(policies: Policies) -> None:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from gateway.front.wire import Receive, Scope, Send
 from tests.raw_http import Connection, FakeExchange, chat, connected, front_with, post, served
 
 DEADLINE = 0.3
@@ -15,12 +16,12 @@ STREAM = post(chat("stream"))
 GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
-async def closes(client: Connection) -> bytes:
-    """What still comes; fails unless the server closes within LATEST seconds, and not before the deadline."""
+async def closes(client: Connection, not_before: float = DEADLINE / 2) -> bytes:
+    """What still comes; fails unless the server closes within LATEST seconds, and not too soon."""
     begun = time.monotonic()
     async with asyncio.timeout(LATEST):
         rest = await client.reader.read()
-    assert time.monotonic() - begun > DEADLINE / 2
+    assert time.monotonic() - begun > not_before
     return rest
 
 
@@ -81,6 +82,41 @@ async def test_an_idle_kept_connection_is_not_timed_by_the_deadline() -> None:
     async with served(front_with(FakeExchange()), receive_seconds=DEADLINE) as port, connected(port) as client:
         await client.send(GET)
         await client.answer()
+        await asyncio.sleep(DEADLINE * 2)
+        await client.send(GET)
+        assert (await client.answer()).status == 200
+
+
+async def test_a_connection_without_a_next_request_is_closed_after_its_own_time() -> None:
+    async with served(front_with(FakeExchange()), keep_alive_seconds=DEADLINE) as port, connected(port) as client:
+        for _ in range(4):
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+            await asyncio.sleep(DEADLINE / 2)
+        await closes(client, DEADLINE / 4)
+
+
+async def test_what_waits_behind_an_answer_gets_its_full_time_from_its_end() -> None:
+    exchange = FakeExchange(chunks=1, paced=True)
+    async with served(front_with(exchange), receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(STREAM + post(chat())[:-5])
+        await asyncio.sleep(DEADLINE * 0.8)
+        exchange.proceed.release()
+        assert (await client.answer()).status == 200
+        await asyncio.sleep(DEADLINE * 0.6)
+        await client.send(post(chat())[-5:])
+        assert (await client.answer()).status == 200
+
+
+async def test_a_body_that_comes_after_its_answer_leaves_an_idle_connection() -> None:
+    async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with served(hasty, receive_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(post(chat())[:-5])
+        assert (await client.answer()).status == 200
+        await client.send(post(chat())[-5:])
         await asyncio.sleep(DEADLINE * 2)
         await client.send(GET)
         assert (await client.answer()).status == 200

@@ -9,7 +9,8 @@ import pytest
 
 from gateway import errors
 from gateway.errors import FaregateError
-from gateway.front.respond import Gone, Responder
+from gateway.front.cycle import Gone
+from gateway.front.respond import Responder
 from gateway.front.wire import Message
 
 
@@ -97,6 +98,16 @@ async def test_an_error_inside_a_stream_is_its_last_event() -> None:
     assert wire.whole
 
 
+async def test_an_error_after_the_start_of_a_whole_answer_is_its_json() -> None:
+    wire = Wire()
+    await wire.responder.start_whole({"x-faregate-host": "deepseek"})
+    await wire.responder.send(b"\n")
+    await wire.responder.error(errors.UpstreamError("a", dispatched=True), {"x-faregate-host": "late"})
+    assert wire.status == 200 and wire.headers["content-type"] == "application/json" and wire.headers["x-faregate-host"] == "deepseek"
+    assert wire.body.startswith(b'\n{"error":') and json.loads(wire.body)["error"]["code"] == "upstream_error"
+    assert "content-length" not in wire.headers and wire.whole and wire.responder.finished
+
+
 async def test_a_stream_is_not_cached_and_not_buffered_on_its_way() -> None:
     wire = Wire()
     await wire.responder.start_stream({"x-faregate-edits": "drop_user"})
@@ -138,7 +149,7 @@ def test_whoever_waits_for_a_departure_is_called_once_even_if_late() -> None:
     calls: list[str] = []
     gone = Gone()
     gone.then(lambda: calls.append("early"))
-    gone.set()
-    gone.set()
+    gone.depart()
+    gone.depart()
     gone.then(lambda: calls.append("late"))
-    assert calls == ["early", "late"] and gone.is_set()
+    assert calls == ["early", "late"] and gone.departed

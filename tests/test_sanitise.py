@@ -233,3 +233,9 @@ def test_a_long_prompt_is_not_copied() -> None:
     found = sanitise(request, PLAIN, policies().contracts["deepseek-r1"], deployment("deepseek/deepseek-reasoner", "2025-02-01T00:00:00Z"))
     assert found.body["messages"][0] is messages[0]
     assert found.body["messages"][1] is not messages[1]
+
+
+def test_a_substitution_names_the_versions_where_both_have_one_name() -> None:
+    target = deployment("deepseek/deepseek-flash")
+    found = sanitise(ask({}), PLAIN, policies().contracts["deepseek-v3.2"], target)
+    assert str(found.edits[0]) == f"substitute_model=deepseek-v3.2->{target.contract.contract}"

@@ -150,3 +150,19 @@ def test_every_form_becomes_every_hosts_form(said: dict[str, Any], switch: str, 
         assert body == written[state]
     assert set(body) <= settled
     assert bool(edits) == (body != said[state])
+
+
+def test_turning_off_for_one_request_is_told_even_where_nothing_was_asked() -> None:
+    target = at_host(contract(thinking=Thinking(switch="thinking", default="off")))
+    body: dict[str, Any] = {}
+
+    _, edits = thinking.write(body, thinking.read(body), Switch("on", "off", fixed=False).turned_off("no"), target)
+
+    assert [edit.name for edit in edits] == ["disable_thinking"]
+
+
+def test_a_route_fixes_thinking_without_a_new_deployment_for_each_request() -> None:
+    target = at_host(SWITCHED_ON)
+    assert target.fixed(None) is target
+    assert target.fixed("off") is target.fixed("off")
+    assert (target.fixed("off").thinking, target.fixed("off").contract) == ("off", SWITCHED_ON)

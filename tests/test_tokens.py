@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.tokens import BATCH, Calibration, TextCounter, estimate, estimate_prompt, vocabulary
+from gateway.tokens import BATCH, Calibration, TextCounter, classes, estimate, estimate_prompt, vocabulary
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 PROSE = "\n".join(topics[name] for name in ("assert", "lambda", "class", "objects"))
@@ -111,6 +112,16 @@ def test_the_estimate_of_256_kb_costs_less_than_a_millisecond() -> None:
         estimate(text)
         took.append(time.process_time() - started)
     assert min(took) < 0.001
+
+
+@given(st.text(alphabet="aZ .1é价\n", max_size=40))
+def test_classes_count_each_byte_once_and_words_where_letters_begin(text: str) -> None:
+    found, data = classes(text), text.encode()
+    starts = re.findall(rb"(?<=[^A-Za-z])[A-Za-z]", data)
+    continued = sum(0x80 <= byte < 0xC0 for byte in data)
+
+    assert (found.word, found.pair) == (len(starts), data.count(b"  "))
+    assert sum(found) - found.word + found.pair + continued == len(data)
 
 
 def test_no_letter_is_free() -> None:

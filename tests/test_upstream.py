@@ -140,6 +140,7 @@ async def test_a_url_that_cannot_be_posted_to_was_sent_nothing(url: str) -> None
     with pytest.raises(UpstreamError) as caught:
         await upstream.open(call(url))
     assert not caught.value.dispatched
+    assert ("URL" in caught.value.message) == (url in BAD_URLS)
     assert "secret" not in caught.value.message
     await upstream.close()
 

@@ -43,7 +43,7 @@ def _instant(text: str | None) -> datetime:
     try:
         return parse_instant(text)
     except ValueError as error:
-        raise CommandError(f"--at: {error}") from None
+        raise CommandError(f"--at: {error}. Write it as 2026-11-20T02:00:00Z.") from None
 
 
 def _text(found: Quote) -> str:

@@ -41,6 +41,8 @@ def start(model: Path, port: int) -> Any:
     params.n_ctx = CONTEXT
     params.n_parallel = SLOTS
     params.kv_unified = True
+    # Gemma attends in windows: without the full cache, a prefix would be reused only by an identical prompt.
+    params.swa_full = True
     params.n_gpu_layers = 0
     params.hostnames = ["127.0.0.1"]
     params.port = port

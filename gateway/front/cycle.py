@@ -164,32 +164,26 @@ class Cycle(Gone):
     def give_up(self) -> None:
         """End the answer without its end: what has been written goes out, then the connection closes."""
         self.over = True
-        self._callbacks.clear()
         self._wake()
         self._line.linger()
 
     def _start(self, message: Message) -> None:
         status, headers = message["status"], [*self._line.constant_headers, *message["headers"]]
-        length: bytes | None = None
-        for name, value in headers:
-            if name == b"content-length":
-                length = value
-            elif name == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
+        named = dict(headers)
+        length = named.get(b"content-length")
         self._chunked = length is None and not self._bodiless and status not in BODILESS
         if self._chunked:
             headers.append((b"transfer-encoding", b"chunked"))
-        if not self.keep_alive and (b"connection", b"close") not in headers:
+        if b"connection" in named:
+            self.keep_alive = self.keep_alive and named[b"connection"].lower() != b"close"
+        elif not self.keep_alive:
             headers.append((b"connection", b"close"))
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\n") == head.count(b"\r") == len(headers) + 1:
+        head = b"\r\n".join(map(b": ".join, headers))
+        if not head.count(b"\n") == head.count(b"\r") == len(headers) - 1:
             raise RuntimeError("a header holds a line break")
         self.started = True
         self._left = int(length or 0)
-        self._head = head + b"\r\n"
+        self._head = b"%b%b\r\n\r\n" % (STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, head)
         if self._chunked:
             # A stream's head does not wait for its first chunk.
             self._flush(b"")
@@ -209,7 +203,6 @@ class Cycle(Gone):
         self._flush(body)
         if not more:
             self.complete = self.over = True
-            self._callbacks.clear()
             if self._event is not None:
                 self._event.set()
             self._line.answered(self)

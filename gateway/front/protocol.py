@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections import deque
-from math import inf
 from typing import Any
 
 import httptools
@@ -33,18 +32,19 @@ WAITING_REQUESTS = 16
 
 
 class Protocol(asyncio.Protocol):
-    """One connection. `receive_seconds` is the time in which a whole request (headers and body) must arrive.
+    """One connection. `receive_seconds` is the time in which a whole request (headers and body) must arrive, `keep_alive_seconds`
+    how long the connection waits for the next one.
 
     An answer under way is never timed: not even when a half request has been pipelined behind it.
     """
 
     receive_seconds = 30.0
+    keep_alive_seconds = 75.0
     transport: asyncio.Transport
 
     def __init__(self, config: Config, server_state: ServerState, app_state: object, _loop: object = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._app = config.loaded_app
-        self._keep_alive_seconds = config.timeout_keep_alive
         self._server_state = server_state
         self._parser: Any = httptools.HttpRequestParser(self)
         # Bytes behind a request that ends the connection must not spoil its answer.
@@ -62,7 +62,7 @@ class Protocol(asyncio.Protocol):
         # The time at which the connection closes unless something happens. One timer looks at it: to move a timer for each
         # request would cost more than to parse the request.
         self._receiving = True
-        self._due = inf
+        self._due = 0.0
 
     # transport
 
@@ -71,7 +71,7 @@ class Protocol(asyncio.Protocol):
         self._server, self._client = get_local_addr(transport), get_remote_addr(transport)
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn asks for shutdown() only
         self._due = self._loop.time() + self.receive_seconds
-        self._timer = self._loop.call_later(self.receive_seconds, self._check)
+        self._check()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server_state.connections.discard(self)
@@ -148,7 +148,9 @@ class Protocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._silent = 0
         self._receiving = False
-        self._due = inf if self._unanswered else self._loop.time() + self._keep_alive_seconds
+        if not self._unanswered:
+            # It was answered before it had come whole.
+            self._due = self._loop.time() + self.keep_alive_seconds
         if self._newest is not None:
             self._newest.end_of_request()
             self._newest = None
@@ -214,7 +216,7 @@ class Protocol(asyncio.Protocol):
             self._begin()
         if self._receiving or not self._unanswered:
             # What waited behind this answer gets its full time from now.
-            self._due = self._loop.time() + (self.receive_seconds if self._receiving else self._keep_alive_seconds)
+            self._due = self._loop.time() + (self.receive_seconds if self._receiving else self.keep_alive_seconds)
 
     def linger(self) -> None:
         self.transport.close()
@@ -241,9 +243,9 @@ class Protocol(asyncio.Protocol):
                 self.transport.close()
                 return
             self._due = now + self.receive_seconds
-        self._timer = self._loop.call_later(min(self._due - now, self.receive_seconds), self._check)
+        self._timer = self._loop.call_later(min(self._due - now, self.receive_seconds, self.keep_alive_seconds), self._check)
 
 
-def protocol_with(receive_seconds: float) -> type[Protocol]:
-    """The protocol with this deadline, as uvicorn wants it: a class."""
-    return type("Protocol", (Protocol,), {"receive_seconds": receive_seconds})
+def protocol_with(receive_seconds: float, keep_alive_seconds: float) -> type[Protocol]:
+    """The protocol with these deadlines, as uvicorn wants it: a class."""
+    return type("Protocol", (Protocol,), {"receive_seconds": receive_seconds, "keep_alive_seconds": keep_alive_seconds})

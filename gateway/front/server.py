@@ -55,20 +55,21 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
 class Plane:
     """One ASGI app on one listening socket."""
 
-    def __init__(self, app: App, sock: socket.socket, *, receive_seconds: float, drain_seconds: int) -> None:
+    def __init__(
+        self, app: App, sock: socket.socket, *, receive_seconds: float, drain_seconds: int, keep_alive_seconds: float = KEEP_ALIVE
+    ) -> None:
         self.address: Address = sock.getsockname()[:2]
         self._sock = sock
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=protocol_with(receive_seconds),
+                http=protocol_with(receive_seconds, keep_alive_seconds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=drain_seconds,
             )
         )

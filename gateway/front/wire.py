@@ -44,7 +44,7 @@ def header_fields(headers: dict[str, str]) -> Fields:
 
 
 def header_value(text: str) -> bytes:
-    if len(text) <= _LONGEST and text.isascii() and text.isprintable():
+    if text.isascii() and text.isprintable() and len(text) <= _LONGEST:
         return text.encode()
     return text[:_LONGEST].encode("ascii", "replace").translate(_VISIBLE)
 

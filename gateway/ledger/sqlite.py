@@ -36,8 +36,7 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 LEASE_SECONDS: Final = 30.0
 _SCHEMA_VERSION: Final = 1
 _BUSY_MILLISECONDS: Final = 5000
-# The log is copied into the database file when it has grown by so many pages (of 4 KiB).
-_LOG_PAGES: Final = 4000
+LOG_PAGES: Final = 4000
 
 _GROUPS: Final[dict[SpendBy, str]] = {
     "day": "strftime('%Y-%m-%d', ended / 1000000, 'unixepoch')",
@@ -62,6 +61,7 @@ class _File:
 
     writer: apsw.Connection
     keeper: apsw.Connection
+    guard: apsw.Connection
     reader: apsw.Connection
     log: int
 
@@ -70,7 +70,8 @@ class SqliteLedger:
     """The port `Ledger` on one file. Between start() and close(), a background task renews leases and expires what is overdue.
 
     `lease` is in seconds, by the database's clock. `on_commit(op, seconds)` is told how long each operation took until its
-    caller could go on. `sync(descriptor)` makes what was written to a file survive a power cut.
+    caller could go on. `sync(descriptor)` makes what was written to a file survive a power cut. The log is copied into the
+    file whenever it has grown by `log_pages` of 4 KiB.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SqliteLedger:
         lease: float = LEASE_SECONDS,
         on_commit: Callable[[str, float], None] | None = None,
         sync: Callable[[int], None] = os.fdatasync,
+        log_pages: int = LOG_PAGES,
     ) -> None:
         self._path = Path(path)
         self._lease = lease
@@ -91,7 +93,7 @@ class SqliteLedger:
         self._file: _File | None = None
         self._writer: Writer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._checkpoint_at = _LOG_PAGES
+        self._log_pages = self._checkpoint_at = log_pages
 
     async def start(self) -> None:
         """Open (or create) the file; raises LedgerUnavailable with the remedy when that cannot be."""
@@ -105,7 +107,7 @@ class SqliteLedger:
         self._file = file
         self._flusher = Flusher(partial(self._sync, file.log), self._loop)
         self._writer = Writer(file.writer, self._flusher, self._loop)
-        self._keeper = Keeper(file.keeper, self._writer)
+        self._keeper = Keeper(file.keeper, file.guard, self._writer)
         file.writer.set_wal_hook(self._log_grew)
         self._start_task(self._keep_up())
 
@@ -238,14 +240,14 @@ class SqliteLedger:
     def _log_grew(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         """SQLite tells, after each commit, how long the log is."""
         if pages >= self._checkpoint_at:
-            self._checkpoint_at = pages + _LOG_PAGES  # not again before it has grown as much, whatever comes of this one
+            self._checkpoint_at = pages + self._log_pages  # not again before it has grown as much, whatever comes of this one
             self._start_task(self._checkpoint())
         return apsw.SQLITE_OK
 
     async def _checkpoint(self) -> None:
         try:
             if await self._keeper.checkpoint():
-                self._checkpoint_at = _LOG_PAGES
+                self._checkpoint_at = self._log_pages
         except LedgerUnavailable as problem:
             log.error("ledger: the log could not be copied into the file: %s", problem)
 
@@ -264,26 +266,34 @@ class SqliteLedger:
 def _open(path: Path) -> _File:
     path.parent.mkdir(parents=True, exist_ok=True)
     keeper = _connect(path)
-    keeper.set_busy_timeout(_BUSY_MILLISECONDS)
     keeper.execute("PRAGMA journal_mode = WAL").fetchall()
+    keeper.execute("PRAGMA synchronous = FULL")
     _create(keeper)
-    # The log now exists, and its header is on the disk: the loop's connection need flush neither.
+    # After it the log exists, and the tables and its header are on the disk: the loop's connection need flush none of them.
     touch_log(keeper)
+    keeper.execute("PRAGMA synchronous = NORMAL")
     log = os.open(keeper.filename_wal, os.O_RDONLY)
     _sync_folder(path.parent)
-    reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    reader.set_busy_timeout(_BUSY_MILLISECONDS)
-    return _File(_connect(path), keeper, reader, log)
+    writer = _connect(path)
+    writer.set_busy_timeout(0)  # it must not stop the loop while another process writes: the writer asks again
+    return _File(writer, keeper, _reader(path), _reader(path), log)
 
 
 def _connect(path: Path) -> apsw.Connection:
     db = apsw.Connection(str(path))
+    db.set_busy_timeout(_BUSY_MILLISECONDS)
     # Commits are not flushed, but checkpoints are, and the log when it starts anew.
     db.execute("PRAGMA synchronous = NORMAL")
     # A checkpoint flushes, so the keeper makes them and no commit does.
     db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     # Without it, INSERT OR REPLACE would pass the triggers that keep entries append-only.
     db.execute("PRAGMA recursive_triggers = ON")
+    return db
+
+
+def _reader(path: Path) -> apsw.Connection:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    db.set_busy_timeout(_BUSY_MILLISECONDS)
     return db
 
 

@@ -1,0 +1,125 @@
+"""From usage to the charge: which figure is believed, at which instant, how it splits, and what the row and the baseline say."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.clock import parse_instant
+from gateway.receipts import Charge, Journey, Verdict, baselines, charge_for, row
+from gateway.request import Caller
+from gateway.router import Terms, plan
+from gateway.usage import Sources, Usage
+from tests.asking import ask, policies
+
+OPENROUTER, FLASH = "openrouter/deepseek/deepseek-r1-0528", "deepseek-flash"
+CALM, PEAK = "2026-11-20T00:59:59Z", "2026-11-20T01:00:00Z"
+USED = Usage(64, 1000, 2000, 500)
+COUNTED = Usage(0, 1000, 2000, 500, Sources("unknown", "counted", "counted", "counted"))
+
+
+def journey(model: str, at: str = PEAK, **body: Any) -> Journey:
+    route = policies().route(model)
+    assert route is not None
+    request, started = ask({"model": model, **body}), parse_instant(at)
+    found = plan(request, route, Terms(policies(), started, {"deepseek": "USD", "openrouter": "USD"}, 600))
+    return Journey(request, Caller("search", "k1"), found, policies(), started)
+
+
+def charged(trip: Journey, usage: Usage = USED, cost: str | None = None, disputed: bool = False, ended: datetime | None = None) -> Charge:
+    return charge_for(trip, usage, cost, disputed, ended or trip.started)
+
+
+def test_deepseek_is_charged_by_the_window_at_completion() -> None:
+    trip = journey(FLASH, CALM)
+    calm = charged(trip)
+    peak = charged(trip, ended=parse_instant(PEAK))
+    assert (calm.band.window, peak.band.window) == ("standard", "peak")
+    assert peak.nano == 2 * calm.nano
+
+
+# host's cost, disputed -> (is it taken?, disputed afterwards)
+CLAIMS = {
+    "believable": ("0.004328", False, True, False),
+    "zero": ("0", False, True, False),
+    "an exponent": ("4.328e-3", False, True, False),
+    "below a nano": ("0.0000000001", False, True, False),
+    "above the worst": ("1000", False, False, True),
+    "negative": ("-1", False, False, True),
+    "no number": ("NaN", False, False, True),
+    "text": ("cheap", False, False, True),
+    "endless": ("1e999999", False, False, True),
+    "none": (None, False, False, False),
+    "beside absurd counts": ("0.004", True, True, True),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+def test_a_hosts_own_cost_is_taken_where_it_can_be_true(case: str) -> None:
+    cost, disputed, taken, after = CLAIMS[case]
+    trip = journey(OPENROUTER)
+    found, ours = charged(trip, cost=cost, disputed=disputed), charged(trip)
+    assert (found.nano == found.host_nano) == taken
+    assert taken or found.nano == ours.nano
+    assert found.disputed == after
+    parts = found.parts
+    assert parts.cache_hit + parts.cache_miss + parts.output == found.nano
+
+
+def test_a_cost_is_rounded_up_to_a_nano() -> None:
+    assert charged(journey(OPENROUTER), cost="0.0000000001").nano == 1
+    assert charged(journey(OPENROUTER), cost="0.0043280001").nano == 4_328_001
+
+
+def test_a_cost_that_came_before_the_end_of_a_cut_answer_is_no_bill() -> None:
+    trip = journey(OPENROUTER)
+    found = charged(trip, COUNTED, cost="0")
+    assert (found.nano, found.host_nano) == (charged(trip, COUNTED).nano, None)
+    assert found.nano > 0
+
+
+def test_a_host_that_is_not_charged_by_its_own_figure_keeps_it_beside() -> None:
+    assert charged(journey(FLASH), cost="0.5").host_nano == 500_000_000
+    assert charged(journey(FLASH), cost="0.5").nano == charged(journey(FLASH)).nano
+
+
+@given(hit=st.integers(0, 10**6), miss=st.integers(0, 10**6), output=st.integers(0, 10**6), cost=st.integers(0, 10**7))
+def test_parts_always_sum_to_the_charge(hit: int, miss: int, output: int, cost: int) -> None:
+    for model in (OPENROUTER, FLASH):
+        found = charged(journey(model), Usage(hit, miss, output), cost=f"{cost}e-9")
+        assert found.parts.cache_hit + found.parts.cache_miss + found.parts.output == found.nano
+        assert min(found.parts.cache_hit, found.parts.cache_miss, found.parts.output) >= 0
+
+
+def test_the_hold_is_the_worst_price_and_the_row_repeats_its_names() -> None:
+    trip = journey(OPENROUTER, max_tokens=100, stream=True)
+    hold, found = trip.hold(), charged(trip)
+    kept = row(trip, Verdict("ok", "known", edits=("normalise_stream",)), USED, found, trip.started)
+    for name in ("id", "team", "key", "route", "host", "model", "currency", "policies", "started"):
+        assert getattr(hold, name) == getattr(kept, name)
+    assert (hold.nano, hold.worst, kept.worst_nano) == (trip.candidate.worst,) * 3
+    assert hold.expected <= hold.nano
+    assert (kept.nano, kept.stream, kept.edits[-1]) == (found.nano, True, "normalise_stream")
+    assert [(attempt.billed, attempt.nano) for attempt in kept.attempts] == [("known", found.nano)]
+
+
+def test_a_row_without_a_charge_is_free() -> None:
+    trip = journey(FLASH)
+    kept = row(trip, Verdict("upstream_error", "none"), None, None, trip.started)
+    assert (kept.nano, kept.usage, kept.parts, kept.attempts[0].nano, kept.card) == (0, None, None, 0, trip.candidate.card.name)
+
+
+def test_o1_bills_every_prompt_token_at_its_input_price() -> None:
+    (o1,) = baselines(policies(), Usage(600, 400, 2000, 1000), parse_instant(PEAK))
+    assert (o1.name, o1.currency, o1.nano) == ("o1", "USD", 1000 * 15_000 + 2000 * 60_000)
+
+
+def test_hits_save_the_difference_to_a_miss() -> None:
+    found = charged(journey(FLASH), Usage(1_000_000, 0, 0))
+    rates = found.band.rates
+    assert found.saved_by_hits(Usage(1_000_000, 0, 0)) == rates.cache_miss - rates.cache_hit > 0
+    assert found.saved_by_hits(Usage(0, 1_000_000, 0)) == 0
