@@ -1,7 +1,7 @@
 """What one hold and one settle cost: prints one JSON line for each concurrency.
 
-CPU is this process's (event loop, writer thread and SQLite together), user and system. A flush is a group that was synced
-to the disk before its callers went on.
+CPU is this process's (event loop, flushing thread and SQLite together), user and system. A flush is one sync of the log, for
+all charges that waited for it.
 
     python -m benchmarks.ledger [--requests 20000] [--concurrency 1 50]
 """

@@ -100,7 +100,7 @@ class _Search:
         terms = self.terms
         deployment = terms.policies.deployment(target.host, target.model, terms.at)
         if deployment is None:
-            self.reasons.append(f"{target.name}: not served there at this instant")
+            self.reasons.append(f"{target.name}: {self._absence(target)}")
             return None
         deployment = deployment.fixed(target.thinking)
         self._served = True
@@ -112,6 +112,14 @@ class _Search:
         sanitised = sanitise(self.request, self.route, self.client, deployment)
         expected, worst = self._quotes(deployment, card, sanitised)
         return Candidate(deployment, sanitised, card, expected, worst)
+
+    def _absence(self, target: RouteTarget) -> str:
+        """Why nothing is served under this name now: the host's own words where the name was retired."""
+        rows = [one.model for one in self.terms.policies.served.get((target.host, target.model), ())]
+        ended = [row for row in rows if row.until is not None and row.until <= self.terms.at]
+        if ended and ended[-1].retired:
+            return ended[-1].retired.replace("{model}", target.model)
+        return "retired" if ended else "not served there yet" if rows else "not served there"
 
     def _quotes(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> tuple[int, int]:
         answers = self.request.answers

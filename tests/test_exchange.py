@@ -117,7 +117,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
 
 
 # fault, wish, stream -> status, least output in the row
-LATE = {
+LATE: dict[str, tuple[dict[str, Any], str, bool, int, int]] = {
     "silent before the headers": ({"hang": True}, "", True, 504, 0),
     "silent whole answer": ({"hang": True}, "", False, 504, 0),
     "comments only": (SILENT, "", True, 200, 0),
@@ -187,7 +187,7 @@ def test_a_refusal_of_the_host_is_free_and_says_nothing_of_its_inside(hasty: Liv
 
 # Certainly not billed: a page or redirect of something before the host, and an error that a host states before any text.
 FREE = ("html", "redirect", "error before any text")
-BROKEN = {
+BROKEN: dict[str, dict[str, Any]] = {
     "html": {"html": True, "status": 200},
     "redirect": {"redirect": "http://127.0.0.1:9/"},
     "gzip": {"gzip": True},
@@ -208,6 +208,16 @@ def test_an_answer_that_is_none_is_a_failure(hasty: LiveGateway, case: str, stre
     row = hasty.row(headers["x-request-id"])
     assert row["status"] == "upstream_error"
     assert (row["nano"] > 0) == (case not in FREE)
+
+
+@pytest.mark.parametrize("fault", [{"invalid_json_after": 1}, {"huge_event": 1_500_000}, {"cut_after": 1}], ids=str)
+def test_a_stream_that_breaks_before_any_text_may_have_been_billed(hasty: LiveGateway, fault: dict[str, Any]) -> None:
+    hasty.hosts["deepseek"].faults(fault)
+    status, headers, data = hasty.chat(chat_body("deepseek-flash", "Hi", True))
+    assert (status, events(data)[-1]["error"]["code"]) == (200, "upstream_error")
+    row = hasty.row(headers["x-request-id"])
+    assert (row["attempts"][0]["billed"], row["usage"]["output"]) == ("possible", 0)
+    assert row["nano"] > 0
 
 
 def test_a_host_that_cannot_be_reached_may_be_asked_again(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_host_with_more_room_takes_what_the_first_cannot_hold() -> None:
     assert name_of(planned("deepseek-reasoner", at, {"deepseek": "USD"}, messages=long)) == "deepseek/deepseek-reasoner"
 
 
-FAILURES = (
+FAILURES: tuple[tuple[str, str, dict[str, str] | None, dict[str, Any], type[FaregateError], str], ...] = (
     ("deepseek-reasoner", NOW, {}, {}, NoDeployment, "DEEPSEEK_API_KEY"),
     ("deepseek-flash", R1_DAYS, None, {}, ModelNotFound, "not served"),
     ("deepseek-reasoner", R1_DAYS, None, {"tools": [{"type": "function", "function": {"name": "f"}}]}, InvalidRequest, ""),

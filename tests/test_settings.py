@@ -154,6 +154,18 @@ def test_the_environment_wins_over_the_file_and_an_empty_value_is_none(tmp_path:
     assert [key.get_secret_value() if key else None for key in keys] == ["from file", SECRET, None]
 
 
+def test_a_value_in_the_file_is_taken_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DEEPSEEK_API_KEY=sk-${HOME}-$x\n")
+    key = load({"HOME": "elsewhere"}, tmp_path / ".env").upstream_key("DEEPSEEK_API_KEY")
+    assert key is not None and key.get_secret_value() == "sk-${HOME}-$x"
+
+
+def test_the_settings_themselves_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "1")
+    monkeypatch.setenv("FAREGATE_PORT", "2")
+    assert Settings().port == 8080
+
+
 def test_a_file_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     assert load({}, tmp_path / ".env").port == 8080
 

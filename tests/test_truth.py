@@ -372,9 +372,12 @@ def test_counted_rows_are_near_the_truth(days: Days, capsys: pytest.CaptureFixtu
     prompts = [(row["usage"]["cache_hit"] + row["usage"]["cache_miss"], bill["hit"] + bill["miss"]) for _, row, bill in counted]
     outputs = [(row["usage"]["output"], bill["output"]) for day, row, bill in counted if comparable(day, row, bill)]
     errors = {"prompt": error_of(prompts), "output": error_of(outputs)}
-    said = "; ".join(f"{what}: N {e.count}, bias {e.bias:+.2%}, p95 {e.p95:.2%}" for what, e in errors.items())
+    unseen = sum(row["usage"]["sources"]["output"] == "unknown" for _, row, _ in counted)
+    other = len(counted) - len(outputs) - unseen
     with capsys.disabled():
-        print(f"\ncounted rows among {requests} requests: {said}; output never seen: {len(counted) - len(outputs)}")
+        print(
+            f"\ncounted rows among {requests} requests: {told(errors)}; output not compared: {unseen} unseen, {other} billed on or unread"
+        )
     assert requests >= 2000
     for error in errors.values():
         assert error.count >= 100
@@ -397,6 +400,33 @@ def error_of(pairs: list[tuple[int, int]]) -> Error:
     return Error(len(pairs), (sum(ours for ours, _ in pairs) - truth) / truth, single[int(len(single) * 0.95)])
 
 
+def told(errors: dict[str, Error]) -> str:
+    return "; ".join(f"{what}: N {error.count}, bias {error.bias:+.2%}, p95 {error.p95:.2%}" for what, error in errors.items())
+
+
+def test_output_that_nobody_saw_is_estimated_by_the_pace_of_earlier_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole answer whose client leaves says nothing of what it had produced: a reading of the clock stands in, marked unknown."""
+    chosen = random.Random(3)
+
+    def ask(number: int, answer: int, patience: float | None) -> Ask:
+        wish = f"Question {number} [[answer={answer} reasoning=20 pace=5]]"
+        return Ask({"model": "deepseek-flash", "messages": [{"role": "user", "content": wish}]}, patience=patience)
+
+    with LiveGateway(tmp_path, ("deepseek",), "2026-11-20T02:00:00Z") as gateway:
+        url = gateway.root + "/v1/chat/completions"
+        played(url, KEY, [ask(number, 150, None) for number in range(20)])
+        played(url, KEY, [ask(number, 3000, chosen.uniform(0.5, 1.5)) for number in range(40)])
+        _wait_until_quiet(gateway)
+        bill = _by_id(get_json(gateway.hosts["deepseek"].root + "/_emulator/bill?wait=2"))
+        rows = [row for row in gateway.rows(1000) if row["status"] == "client_gone"]
+    error = error_of([(row["usage"]["output"], bill[row["id"]]["output"]) for row in rows])
+    with capsys.disabled():
+        print(f"\nwhole answers whose client left, {told({'output': error})}")
+    assert error.count == 40
+    assert {row["usage"]["sources"]["output"] for row in rows} == {"unknown"}
+    assert abs(error.bias) <= 0.3
+
+
 def test_every_fault_was_met(days: Days) -> None:
     met = {json.dumps(fault, sort_keys=True) for name in WORLDS for fault in days(name).faults.values()}
     assert {json.dumps(fault, sort_keys=True) for _, fault in FAULTS} <= met
@@ -404,7 +434,7 @@ def test_every_fault_was_met(days: Days) -> None:
     assert statuses >= {"ok", "stopped", "client_error", "rate_limited", "upstream_error", "timeout", "client_gone"}
 
 
-SLICED = ({"slice": 1}, {"crlf": True, "slice": 1}, {"crlf": True}, {})
+SLICED: tuple[dict[str, Any], ...] = ({"slice": 1}, {"crlf": True, "slice": 1}, {"crlf": True}, {})
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -94,6 +94,8 @@ class SqliteLedger:
         self._writer: Writer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._log_pages = self._checkpoint_at = log_pages
+        self._pages = 0
+        self._checkpointing = False
 
     async def start(self) -> None:
         """Open (or create) the file; raises LedgerUnavailable with the remedy when that cannot be."""
@@ -239,17 +241,23 @@ class SqliteLedger:
 
     def _log_grew(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         """SQLite tells, after each commit, how long the log is."""
-        if pages >= self._checkpoint_at:
-            self._checkpoint_at = pages + self._log_pages  # not again before it has grown as much, whatever comes of this one
+        self._pages = pages
+        if pages >= self._checkpoint_at and not self._checkpointing:
+            self._checkpointing = True
             self._start_task(self._checkpoint())
         return apsw.SQLITE_OK
 
     async def _checkpoint(self) -> None:
+        """One at a time: two would undo each other's pauses."""
+        anew = False
         try:
-            if await self._keeper.checkpoint():
-                self._checkpoint_at = self._log_pages
-        except LedgerUnavailable as problem:
+            anew = await self._keeper.checkpoint()
+        except (LedgerUnavailable, apsw.Error) as problem:
             log.error("ledger: the log could not be copied into the file: %s", problem)
+        finally:
+            self._checkpointing = False
+            # A log that a reader still needs is not tried again at each commit, but when it has grown as much once more.
+            self._checkpoint_at = self._log_pages if anew else self._pages + self._log_pages
 
     async def _keep_up(self) -> None:
         """Renew first, then reap: a loop that stood still for longer than a lease does not expire its own holds."""
