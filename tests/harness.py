@@ -36,7 +36,7 @@ class Process:
             if self.process.poll() is not None:
                 break
             time.sleep(0.01)
-        raise AssertionError(f"no {mark!r} from {self.process.args}:\n{self.log.read_text()}")
+        raise AssertionError(f"no {mark!r} from {self.process.args!r}:\n{self.log.read_text()}")
 
     def close(self) -> int:
         self.process.terminate()
@@ -78,8 +78,8 @@ class EmulatedHost:
 
     def requests(self) -> list[dict[str, Any]]:
         """The bodies that it received, oldest first."""
-        found: Any = get_json(self.root + "/_emulator/requests")
-        return found["requests"] if isinstance(found, dict) else found
+        found: list[dict[str, Any]] = get_json(self.root + "/_emulator/requests")
+        return found
 
     def faults(self, *items: Mapping[str, Any]) -> None:
         """What goes wrong with the next requests, one item each."""
@@ -155,7 +155,8 @@ class LiveGateway:
 
     def rows(self, limit: int = 1000) -> list[dict[str, Any]]:
         found: Any = get_json(f"{self.admin_url}/admin/v1/requests?limit={limit}", {"authorization": f"Bearer {ADMIN}"})
-        return found["requests"] if isinstance(found, dict) else found
+        rows: list[dict[str, Any]] = found["requests"] if isinstance(found, dict) else found
+        return rows
 
     def metrics(self) -> str:
         with urllib.request.urlopen(self.admin_url + "/metrics", timeout=10) as answer:

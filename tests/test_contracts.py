@@ -57,4 +57,4 @@ def test_keys_that_contradict_each_other_are_told(contradiction: dict[str, Any])
 def test_a_contract_is_frozen() -> None:
     contract = Contract.model_validate(row())
     with pytest.raises(ValidationError):
-        contract.contract = "other"  # type: ignore[misc]
+        contract.contract = "other"

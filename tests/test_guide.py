@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
@@ -26,7 +27,8 @@ def era(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield gateway, contract
 
 
-def client_of(gateway: LiveGateway) -> OpenAI:
+def client_of(gateway: LiveGateway) -> Any:
+    """The plain client; untyped, because the guide's programs read fields that its types do not know."""
     return OpenAI(api_key=KEY, base_url=gateway.base_url, max_retries=0)
 
 
@@ -43,7 +45,7 @@ def test_the_streamed_program_runs(era: tuple[LiveGateway, str]) -> None:
     client = client_of(gateway)
     messages = [{"role": "user", "content": "9.11 and 9.8, which is greater?"}]
     for question in ("How many Rs are there in the word 'strawberry'?", None):
-        response = client.chat.completions.create(model="deepseek-reasoner", messages=messages, stream=True)  # type: ignore[call-overload]
+        response = client.chat.completions.create(model="deepseek-reasoner", messages=messages, stream=True)
         reasoning_content = content = ""
         for chunk in response:
             if chunk.choices[0].delta.reasoning_content:
@@ -64,7 +66,7 @@ def test_the_whole_program_runs(era: tuple[LiveGateway, str]) -> None:
     client = client_of(gateway)
     messages = [{"role": "user", "content": "9.11 and 9.8, which is greater?"}]
     for question in ("How many Rs are there in the word 'strawberry'?", None):
-        response = client.chat.completions.create(model="deepseek-reasoner", messages=messages)  # type: ignore[call-overload]
+        response = client.chat.completions.create(model="deepseek-reasoner", messages=messages)
         assert response.choices[0].message.reasoning_content
         content = response.choices[0].message.content
         assert content

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from gateway.dialects import HostError
-from gateway.errors import BodyTooLarge, ContextExceeded, FaregateError, InvalidRequest, ModelNotFound, RateLimited, UpstreamError, UpstreamTimeout
+from gateway.errors import (
+    BodyTooLarge,
+    ContextExceeded,
+    FaregateError,
+    InvalidRequest,
+    ModelNotFound,
+    RateLimited,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.host_errors import refusal
 
 
@@ -29,7 +38,9 @@ from gateway.host_errors import refusal
         (529, "overloaded", UpstreamError, 502),
     ],
 )
-def test_each_status_has_one_meaning_and_nothing_is_billed(status: int, message: str, kind: type[FaregateError], client_status: int) -> None:
+def test_each_status_has_one_meaning_and_nothing_is_billed(
+    status: int, message: str, kind: type[FaregateError], client_status: int
+) -> None:
     error = refusal("novita", status, HostError(status, None, message))
     assert type(error) is kind
     assert error.status == client_status

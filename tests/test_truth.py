@@ -46,6 +46,8 @@ WORLDS = {
         },
         550,
     ),
+    # A cached token costs 2.8 nano here: charges need rounding.
+    "V4 preview": World("2026-06-10T12:00:00Z", {"deepseek": "USD"}, {"deepseek": ("deepseek-v4-flash", "deepseek-reasoner")}, 150),
     "V4, at the peak": World(
         "2026-11-20T02:00:00Z",
         {"deepseek": "USD", "openrouter": "USD", "novita": "USD"},

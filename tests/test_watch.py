@@ -15,7 +15,8 @@ SHORT = 0.02
 
 
 async def forever() -> bytes:
-    return await asyncio.get_running_loop().create_future()
+    never: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    return await never
 
 
 async def soon(value: bytes) -> bytes:
