@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from gateway.dialects import HostError, clean, error_of, good_finish, inline_splitter, objects, read_json
+from gateway.dialects import FINISHES, HostError, clean, error_of, good_finish, inline_splitter, objects, read_json
 from gateway.edits import Edit
 from gateway.hosts import Deployment
 from gateway.money import Money, decimal_text
@@ -114,6 +114,8 @@ def _merged(known: Any, more: Any) -> Any:
 
 def fault_of(body: Any) -> HostError | None:
     """Why a host's whole answer with status 200 is no answer: an error in it, no choices, or a finish that is none. None: it is one."""
+    if _plain(body):
+        return None
     error = error_of(body)
     if error is not None:
         return error
@@ -124,6 +126,18 @@ def fault_of(body: Any) -> HostError | None:
     if bad is None:
         return None
     return HostError(None, None, f"The host ended the answer with finish_reason {clean(str(bad.get('finish_reason')))[:40]!r}.")
+
+
+def _plain(body: Any) -> bool:
+    """Whether this is surely an answer: one choice with a message and a good finish, and no error beside it."""
+    if type(body) is not dict or "error" in body:
+        return False
+    choices = body.get("choices")
+    if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+        return False
+    choice = choices[0]
+    finish = choice.get("finish_reason")
+    return "error" not in choice and type(choice.get("message")) is dict and type(finish) is str and finish in FINISHES
 
 
 def normalise_answer(body: dict[str, Any], deployment: Deployment) -> list[Edit]:
@@ -141,6 +155,9 @@ def normalise_answer(body: dict[str, Any], deployment: Deployment) -> list[Edit]
 
 
 def _normalise_message(message: dict[str, Any], deployment: Deployment) -> bool:
+    inline = deployment.host.writes.reasoning == "inline"
+    if not inline and "reasoning_content" in message and "reasoning" not in message and "reasoning_details" not in message:
+        return False
     before = dict(message)
     reasoning = text_of(message)
     splitter = inline_splitter(deployment)

@@ -120,6 +120,8 @@ def detail_text(raw: Raw) -> str:
 
 def dig(body: Any, path: str) -> Any:
     """The value at a dotted path; None where there is none."""
+    if "." not in path:
+        return body.get(path) if isinstance(body, dict) else None
     for name in path.split("."):
         if not isinstance(body, dict):
             return None

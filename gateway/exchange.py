@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol, TypeVar
@@ -77,21 +78,26 @@ class Exchange:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
+        limits = ports.deadlines
+        # A whole answer comes in one piece when it is done: only the total limit can say that it is late.
+        self._whole = Deadlines(limits.connect, limits.total, limits.total, limits.total)
 
     async def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> None:
         """Answer one request through `responder`; raises only when the process itself is being stopped."""
-        await _Course(self._ports, request, caller, responder).run(gone)
+        await _Course(self._ports, self._whole, request, caller, responder).run(gone)
 
 
 class _Course:
     """The state of one request on its way."""
 
-    def __init__(self, ports: Ports, request: ChatRequest, caller: Caller, responder: Responder) -> None:
+    def __init__(self, ports: Ports, whole: Deadlines, request: ChatRequest, caller: Caller, responder: Responder) -> None:
         self._ports = ports
+        self._whole = whole
         self._request = request
         self._caller = caller
         self._responder = responder
         self._policies = ports.policies.current
+        self._accounts = ports.accounts(self._policies)
         self._started = ports.clock.now()
         self._arrived = ports.clock.monotonic()
         self._answer: Answer | None = None
@@ -103,7 +109,7 @@ class _Course:
         except FaregateError as error:
             await self._refuse(error)
             return
-        watch = Watch(self._deadlines(journey))
+        watch = Watch(self._ports.deadlines if journey.streams_upstream else self._whole)
         gone.then(watch.client_left)
         self._ports.observer.stream_opened()
         try:
@@ -119,15 +125,8 @@ class _Course:
             raise ModelNotFound(
                 f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
             )
-        terms = Terms(self._policies, self._started, ports.accounts(self._policies).currencies, ceil(ports.deadlines.total))
+        terms = Terms(self._policies, self._started, self._accounts.currencies, ceil(ports.deadlines.total))
         return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
-
-    def _deadlines(self, journey: Journey) -> Deadlines:
-        limits = self._ports.deadlines
-        if journey.streams_upstream:
-            return limits
-        # A whole answer comes in one piece when it is done: only the total limit can say that it is late.
-        return Deadlines(limits.connect, limits.total, limits.total, limits.total)
 
     async def _ride(self, journey: Journey, reply: Reply, watch: Watch) -> None:
         """Dispatch, relay, settle, end: settled whatever happens in between."""
@@ -154,14 +153,14 @@ class _Course:
         self._hang_up()
         if stopping is not None:
             raise stopping
-        await self._finish(reply, row, failure)
+        await self._finish(reply, row, failure, watch)
         if failure is None and row.usage is not None:
             deployment, estimate = journey.candidate.deployment.name, journey.candidate.sanitised.prompt_tokens
             self._ports.experience.learn(deployment, row.usage, estimate, int(watch.waited * 1000))
         self._observe(journey, row, charged, watch, failure)
 
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
-        account = self._ports.accounts(journey.policies).of(journey.candidate.deployment)
+        account = self._accounts.of(journey.candidate.deployment)
         call = Call(
             account.url(self._request.beta or journey.candidate.sanitised.beta),
             account.headers(self._request.id, journey.streams_upstream),
@@ -206,11 +205,12 @@ class _Course:
         else:
             await self._ports.ledger.settle(row)
 
-    async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None) -> None:
+    async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None, watch: Watch) -> None:
         if isinstance(failure, ClientGone):
             return
         if failure is None:
-            await reply.finish(row)
+            with suppress(ClientGone):
+                await watch.deliver(reply.finish(row))
         else:
             error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
             # What may have been billed is never asked for again by a client's default.

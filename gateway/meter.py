@@ -91,6 +91,7 @@ class Meter:
         self._body: dict[str, Any] = {}
         self._raw: tuple[Raw, Raw] | None = None
         self._final = False
+        self._unread: list[dict[str, Any]] = []
         self._report: Report | _Absurd | None = _UNREAD
         tokenizer = deployment.contract.tokenizer
         self.answer = Tally(TextCounter(tokenizer))
@@ -101,6 +102,8 @@ class Meter:
     @property
     def produced(self) -> bool:
         """Whether the host has produced any text."""
+        if self._unread:
+            self._absorb()
         return bool(self.answer.chunks or self.reasoning.chunks)
 
     def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
@@ -114,14 +117,19 @@ class Meter:
         self._body = {"usage": body.get("usage"), "timings": body.get("timings")}
         self._raw = None
         self._report = _UNREAD
-        for choice in objects(body.get("choices")):
+        self._unread = objects(body.get("choices"))
+        self.finish = next((reason for choice in self._unread if (reason := good_finish(choice.get("finish_reason")))), None)
+        self._final = True
+
+    def _absorb(self) -> None:
+        """Take up the text of a whole answer; only where it is counted, for most answers report their usage."""
+        choices, self._unread = self._unread, []
+        for choice in choices:
             message = choice.get("message")
             message = message if isinstance(message, dict) else {}
             _add(self.reasoning, text_of(message))
             _add(self.answer, message.get("content"))
             _add(self.answer, _call_text(message))
-            self.finish = self.finish or good_finish(choice.get("finish_reason"))
-        self._final = True
 
     @property
     def reported(self) -> dict[str, Any]:
@@ -202,10 +210,13 @@ class Meter:
 
     def _first(self, body: dict[str, Any], paths: tuple[str, ...]) -> int | None:
         """The first count that is there; a path starts at the answer or at its usage."""
+        usage = body["usage"]
         for path in paths:
-            for value in (dig(body, path), dig(body["usage"], path)):
-                if value is not None:
-                    return _whole(value, self._output_ceiling)
+            value = dig(usage, path)
+            if value is None:
+                value = dig(body, path)
+            if value is not None:
+                return _whole(value, self._output_ceiling)
         return None
 
     def _as_reported(self, report: Report) -> Usage:
@@ -216,6 +227,7 @@ class Meter:
 
     def _share(self, output: int) -> int:
         """Reasoning's part of a reported output, by its share of the text."""
+        self._absorb()
         total = self.reasoning.length + self.answer.length
         return output * self.reasoning.length // total if total else 0
 
@@ -223,6 +235,7 @@ class Meter:
 
     def _counted(self, interim: Report | None) -> Usage:
         """Our count; a report that came before the end still says how long the prompt was."""
+        self._absorb()
         reasoning = self.reasoning.tokens
         output = reasoning + self._closing + self.answer.tokens
         if interim is None or interim.prompt == 0:

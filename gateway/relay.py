@@ -6,7 +6,6 @@ Reading stops while a send waits, so what is in flight is bounded by the two soc
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from gateway.errors import UpstreamError
 from gateway.shape import StreamShape
@@ -17,12 +16,7 @@ from gateway.watch import Watch
 WHOLE_LIMIT = 64 * 1024 * 1024
 
 Send = Callable[[bytes], Awaitable[None]]
-
-
-class Sink(Protocol):
-    """Where shaped bytes go: the client, or the assembler of a whole answer."""
-
-    async def __call__(self, data: bytes) -> None: ...
+"""Where shaped bytes go: the client, or the assembler of a whole answer."""
 
 
 async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch) -> None:
@@ -36,7 +30,7 @@ async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch) -> 
         if shape.produced:
             watch.content_seen()
         if out:
-            await sink(out)
+            await watch.deliver(sink(out))
 
 
 async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks: Send | None = None) -> bytes:
@@ -51,7 +45,7 @@ async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks
         if size > limit:
             raise UpstreamError(f"The host's answer is larger than {limit} bytes.", dispatched=True)
         if blanks is not None and not pieces and data.isspace():
-            await blanks(data)
+            await watch.deliver(blanks(data))
             continue
         watch.content_seen()
         pieces.append(data)

@@ -7,7 +7,8 @@ so that settling a charge never is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from operator import itemgetter
 from time import monotonic
 from typing import TypeVar
 
@@ -22,29 +23,36 @@ class ClientGone(Exception):
 
 
 class Watch:
-    """Raises, inside `guard` only, UpstreamTimeout or ClientGone; use it from the one task that serves the request."""
+    """Raises, inside `guard` and `deliver` only, UpstreamTimeout or ClientGone; use it from the one task that serves the request."""
 
     def __init__(self, deadlines: Deadlines) -> None:
-        self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None, "a watch belongs to the task that serves a request"
         self._task = task
+        self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
-        self._start = monotonic()
-        self._activity = self._start
+        self._start = self._activity = monotonic()
         self._opened = False
+        self._waiting_for = ""
+        self._reason: Exception | None = None
         self.first_content: float | None = None
         self.waited = 0.0
-        self._waiting = False
-        self._reason: Exception | None = None
-        self._arm()
+        # The first look is at the shortest limit; each look finds out when the next one is due.
+        self._timer = self._loop.call_later(min(deadlines.first_byte, deadlines.idle, deadlines.total), self._check)
 
     async def guard(self, wait: Awaitable[T]) -> T:
         """Await the host; an interrupt that came earlier is raised at once."""
+        return await self._interruptible(wait, "host")
+
+    async def deliver(self, wait: Awaitable[T]) -> T:
+        """Await the client; one that takes nothing for as long as a host may be idle counts as gone."""
+        return await self._interruptible(wait, "client")
+
+    async def _interruptible(self, wait: Awaitable[T], whom: str) -> T:
         if (reason := self.reason) is not None:
             self._discard(wait)
             raise reason
-        self._waiting = True
+        self._waiting_for = whom
         begun = self._activity = monotonic()
         try:
             return await wait
@@ -54,19 +62,17 @@ class Watch:
                 raise
             raise reason from None
         finally:
-            self._waiting = False
+            self._waiting_for = ""
             self.waited += monotonic() - begun
 
     @property
     def reason(self) -> Exception | None:
-        """Why the wait for the host is over, once it is."""
+        """Why the wait is over, once it is."""
         return self._reason
 
     def opened(self) -> None:
         """The host has begun to answer: from now on the idle limit counts."""
         self._opened = True
-        self._timer.cancel()
-        self._arm()
 
     def content_seen(self) -> None:
         """The first content has come: from now on only the idle and total limits count."""
@@ -74,10 +80,10 @@ class Watch:
             self.first_content = monotonic()
 
     def interrupt(self, reason: Exception) -> None:
-        """Stop waiting for the host; the first reason stays."""
+        """Stop waiting; the first reason stays."""
         if self._reason is None:
             self._reason = reason
-            if self._waiting:
+            if self._waiting_for:
                 self._task.cancel()
 
     def client_left(self) -> None:
@@ -91,30 +97,31 @@ class Watch:
     def close(self) -> None:
         self._timer.cancel()
 
-    def _due(self) -> tuple[float, str]:
+    def _limits(self) -> Iterator[tuple[float, Exception]]:
+        """The limits that count now: when each is over, and what it means."""
         limits = self._deadlines
-        due = [(self._start + limits.total, "in all")]
-        if self.first_content is None:
-            due.append((self._start + limits.first_byte, "to the first token"))
-        if self._opened:
-            due.append((self._activity + limits.idle, "between two reads"))
-        return min(due)
-
-    def _arm(self) -> None:
-        self._timer = self._loop.call_later(self._due()[0] - monotonic(), self._check)
+        yield self._start + limits.total, _late("in all")
+        if self.first_content is None and self._waiting_for != "client":
+            yield self._start + limits.first_byte, _late("to the first token")
+        if self._waiting_for == "client":
+            yield self._activity + limits.idle, ClientGone()
+        elif self._waiting_for and self._opened:
+            yield self._activity + limits.idle, _late("between two reads")
 
     def _check(self) -> None:
-        due, phase = self._due()
         now = monotonic()
-        # While the client is slow to read, the host is not waited for, so it cannot be late.
-        idle = phase == "between two reads" and not self._waiting
-        if now < due or idle:
-            again = now + self._deadlines.idle if idle else due
-            self._timer = self._loop.call_later(again - now, self._check)
+        due, reason = min(self._limits(), key=itemgetter(0))
+        if due <= now:
+            self.interrupt(reason)
             return
-        self.interrupt(UpstreamTimeout(f"The host exceeded the time limit {phase}.", dispatched=True))
+        # A wait that begins later may be over sooner than what is due now.
+        self._timer = self._loop.call_later(min(due - now, self._deadlines.idle), self._check)
 
     @staticmethod
     def _discard(wait: Awaitable[T]) -> None:
         if asyncio.iscoroutine(wait):
             wait.close()
+
+
+def _late(phase: str) -> UpstreamTimeout:
+    return UpstreamTimeout(f"The host exceeded the time limit {phase}.", dispatched=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.tokens import BATCH, Calibration, TextCounter, classes, estimate, estimate_prompt, vocabulary
+from gateway.tokens import BATCH, Calibration, TextCounter, classes, count_prompt, estimate, estimate_prompt, vocabulary
 
 CODE = Path(argparse.__file__).read_text(encoding="utf-8")
 PROSE = "\n".join(topics[name] for name in ("assert", "lambda", "class", "objects"))
@@ -165,3 +165,22 @@ def test_calibration_is_bounded_and_ignores_empty_reports() -> None:
     learnt.learn("a/m", 10_000, 10)
     assert learnt.corrected("a/m", 10) == 20
     assert learnt.corrected("a/m", 0) == 1
+
+
+TABLE = "\n".join(["+" + "-" * 30 + "+", "|" + " cell ".center(30) + "|"] * 40)
+
+
+@pytest.mark.parametrize("text", [PROSE, CODE, CHINESE, TABLE])
+def test_a_charged_prompt_is_counted_by_the_vocabulary(text: str) -> None:
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes.", "reasoning_content": PROSE}]
+    exact = vocabulary().count(text) + vocabulary().count("Yes.") + vocabulary().count(PROSE)
+    assert 0 <= count_prompt(messages) - exact <= 5
+    assert count_prompt(messages, reasoning=False) == count_prompt(messages) - vocabulary().count(PROSE)
+    assert count_prompt(messages, [{"type": "function"}]) > count_prompt(messages) + 200
+
+
+def test_a_long_prompt_is_counted_by_samples() -> None:
+    text = "".join(topics.values())
+    messages = [{"role": "user", "content": text}]
+    assert len(text) > 300_000
+    assert abs(count_prompt(messages) - vocabulary().count(text)) < 0.03 * vocabulary().count(text)
