@@ -24,12 +24,10 @@ from gateway.reasoning import text_of
 # only raise the count, by about one token a cut; without the cap a hostile answer would make counting quadratic.
 PIECE = 256
 BATCH = 1024
-# Of a long text, the estimate looks at so many bytes and the count at so many characters, in blocks at even distances.
+# Of a longer text, the estimate looks at so many bytes and the count at so many characters, in blocks at even distances.
 GLANCE = 32_768
-SAMPLE = 65_536
+SAMPLE = 131_072
 BLOCK = 2_048
-# Characters of a prompt that the vocabulary counts before it turns to blocks too.
-COUNTED = 131_072
 
 
 class Vocabulary:
@@ -306,10 +304,10 @@ def count_prompt(messages: Sequence[Mapping[str, Any]], tools: Any = None, *, re
     pieces, extra = _prompt(messages, tools, reasoning)
     texts = [text for text in pieces if text]
     length = sum(map(len, texts))
-    if length <= COUNTED:
+    if length <= SAMPLE:
         return extra + sum(map(vocabulary().count, texts))
     text = "\n".join(texts)
-    step = BLOCK * -(-len(text) // COUNTED)
+    step = BLOCK * -(-len(text) // SAMPLE)
     sample = [text[at : at + BLOCK] for at in range(0, len(text), step)]
     return extra + sum(map(vocabulary().count, sample)) * length // sum(map(len, sample))
 

@@ -104,7 +104,19 @@ class LiveGateway:
         urls: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self.hosts = {host: EmulatedHost(host, folder, clock) for host in hosts}
+        self.hosts: dict[str, EmulatedHost] = {}
+        try:
+            self._start(folder, hosts, clock, settings, urls)
+        except BaseException:
+            for started in self.hosts.values():
+                started.close()
+            raise
+
+    def _start(
+        self, folder: Path, hosts: Iterable[str], clock: str | None, settings: Mapping[str, str] | None, urls: Mapping[str, str] | None
+    ) -> None:
+        for host in hosts:
+            self.hosts[host] = EmulatedHost(host, folder, clock)
         own = environment(
             FAREGATE_DATA=str(folder / "data"),
             FAREGATE_PORT="0",

@@ -82,6 +82,7 @@ class HttpUpstream:
         target, pool = self._targets.get(call.url) or self._resolve(call.url)
         request = _request(target, call)
         connection = pool.take() or await self._connect(target)
+        call.sent = True
         await connection.ask(request)
         return HttpAnswer(connection, pool)
 

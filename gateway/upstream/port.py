@@ -16,13 +16,17 @@ class Deadlines:
     total: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One dispatch: where to, with which headers, what body. The key is in `headers` and nowhere else."""
+    """One dispatch: where to, with which headers, what body. The key is in `headers` and nowhere else.
+
+    `sent` is set by the upstream just before the first byte leaves: while it is False, certainly nothing was billed.
+    """
 
     url: str
     headers: dict[str, str]
     body: bytes
+    sent: bool = False
 
     def __repr__(self) -> str:
         return f"Call({self.url!r}, {len(self.body)} bytes)"
