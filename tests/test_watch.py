@@ -83,6 +83,24 @@ async def test_a_slow_client_is_not_an_idle_host() -> None:
     watch.close()
 
 
+async def test_a_client_that_takes_nothing_counts_as_gone() -> None:
+    watch = Watch(Deadlines(LONG, LONG, SHORT, LONG))
+    watch.opened()
+    watch.content_seen()
+    with pytest.raises(ClientGone):
+        await watch.deliver(forever())
+    watch.close()
+
+
+async def test_a_slow_client_does_not_make_its_host_late() -> None:
+    watch = Watch(Deadlines(LONG, SHORT, LONG, LONG))
+    watch.opened()
+    await watch.deliver(asyncio.sleep(4 * SHORT))
+    watch.content_seen()
+    assert await watch.guard(soon(b"more")) == b"more"
+    watch.close()
+
+
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def ride() -> None:
         watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
