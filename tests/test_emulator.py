@@ -126,7 +126,7 @@ async def test_deepseek_streams_as_recorded(clients: Clients) -> None:
     deltas = [event["choices"][0]["delta"] for event in events]
 
     assert deltas[0] == {"role": "assistant", "content": None, "reasoning_content": ""}
-    assert deltas[1] == {"content": None, "reasoning_content": "检"}
+    assert deltas[1] == {"content": None, "reasoning_content": " Each"}
     assert deltas[3] == {"content": "The", "reasoning_content": None}
     assert deltas[-1] == {"content": "", "reasoning_content": None}
     assert [event["usage"] for event in events[:-1]] == [None] * 6

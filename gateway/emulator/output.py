@@ -16,6 +16,8 @@ from gateway.emulator.contracts import Limits, Order
 from gateway.emulator.tokens import Tokens
 from gateway.emulator.words import text_pieces
 
+# Of all salts the first that answers the two questions of DeepSeek's guide with sentences that fit them.
+SALT = 202
 _MARKER = re.compile(r"\[\[([a-z_]+=[^\[\]]*)\]\]")
 _SEPARATORS = "\u2028data: [DONE]\n\n\u0085data: {\u2029}\n\n"
 
@@ -101,7 +103,7 @@ def compose(order: Order, wish: Wish, limits: Limits, tokens: Tokens, choice: in
 
 
 def _seed(order: Order, wish: Wish) -> int:
-    return crc32(_text(order.messages[-1].get("content")).encode()) if wish.seed is None else wish.seed
+    return crc32(_text(order.messages[-1].get("content")).encode(), SALT) if wish.seed is None else wish.seed
 
 
 def _answer(order: Order, wish: Wish, seed: int, tokens: Tokens) -> list[str]:

@@ -25,7 +25,7 @@ _CODE = (
 )
 PIECES: tuple[str, ...] = tuple("|".join((_ENGLISH, _CHINESE, _CODE)).split("|"))
 STARTS: tuple[int, ...] = tuple(
-    [0] + [index + 1 for index, piece in enumerate(PIECES[:-1]) if piece in (".", "。") and PIECES[index + 1][0] not in " \n"]
+    [0] + [index + 1 for index, piece in enumerate(PIECES[:-1]) if piece in (".", "。") and PIECES[index + 1] != " def"]
 )
 
 
