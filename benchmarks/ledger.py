@@ -13,9 +13,10 @@ import asyncio
 import json
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.money import Parts

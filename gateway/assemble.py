@@ -148,9 +148,11 @@ def normalise_answer(body: dict[str, Any], deployment: Deployment) -> list[Edit]
     changed = False
     for choice in objects(body.get("choices")):
         changed |= _normalise_message(choice["message"], deployment)
-        finish = good_finish(choice.get("finish_reason"))
-        changed |= finish != choice.get("finish_reason")
-        choice["finish_reason"] = finish
+        finish = choice.get("finish_reason")
+        word = good_finish(finish)
+        if word != finish:
+            changed = True
+            choice["finish_reason"] = word
     return [Edit("normalise_stream")] if changed else []
 
 
@@ -188,8 +190,10 @@ def decorate_usage(reported: dict[str, Any] | None, usage: Usage, money: Money) 
     if "cost" in shown:
         shown["host_cost"] = shown.pop("cost")
     if not shown or not usage.reported:
-        shown = {**shown, **_counts(usage)}
-    return {**shown, "cost": Raw(decimal_text(money.nano).encode()), "cost_currency": money.currency}
+        shown.update(_counts(usage))
+    shown["cost"] = Raw(decimal_text(money.nano).encode())
+    shown["cost_currency"] = money.currency
+    return shown
 
 
 def _counts(usage: Usage) -> dict[str, Any]:

@@ -43,6 +43,6 @@ def safe(field: str) -> str:
     return field if SAFE_NAME.fullmatch(field) else "other"
 
 
-def header(edits: Iterable[Edit]) -> str:
+def header(edits: Iterable[Edit | str]) -> str:
     """The value of x-faregate-edits: in the order made, comma and space between."""
     return ", ".join(map(str, edits))

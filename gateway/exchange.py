@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import msgspec
+from msgspec.json import Encoder
 
 from gateway import receipts
 from gateway.clock import Clock
@@ -32,6 +32,7 @@ from gateway.upstream.port import Answer, Call, Deadlines, Upstream
 from gateway.usage import Usage
 from gateway.watch import ClientGone, Watch
 
+_json = Encoder().encode
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -82,9 +83,9 @@ class Exchange:
         # A whole answer comes in one piece when it is done: only the total limit can say that it is late.
         self._whole = Deadlines(limits.connect, limits.total, limits.total, limits.total)
 
-    async def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> None:
+    def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> Coroutine[Any, Any, None]:
         """Answer one request through `responder`; raises only when the process itself is being stopped."""
-        await _Course(self._ports, self._whole, request, caller, responder).run(gone)
+        return _Course(self._ports, self._whole, request, caller, responder).run(gone)
 
 
 class _Course:
@@ -142,10 +143,14 @@ class _Course:
             failure = bug
         if failure is not None or reply.stopped:
             self._hang_up()
-        usage = await self._usage(reply, failure)
+        # What the host reported; else what we count; None where certainly nothing was billed.
+        usage = reply.meter.billed(complete=True) if failure is None else None
+        if usage is None and _may_be_billed(failure):
+            # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
+            usage = await finished(asyncio.to_thread(reply.usage, failure is None))
         row, charged = self._row(journey, reply, usage, failure)
         try:
-            await self._settle(row)
+            await (self._ports.ledger.release(row) if usage is None else self._ports.ledger.settle(row))
         except FaregateError as error:
             log.critical("request %s could not be settled: %s", row.id, error.message)
             failure = failure or error
@@ -155,17 +160,14 @@ class _Course:
             raise stopping
         await self._finish(reply, row, failure, watch)
         if failure is None and row.usage is not None:
-            deployment, estimate = journey.candidate.deployment.name, journey.candidate.sanitised.prompt_tokens
-            self._ports.experience.learn(deployment, row.usage, estimate, int(watch.waited * 1000))
+            estimate = journey.candidate.sanitised.prompt_tokens
+            self._ports.experience.learn(journey.deployment.name, row.usage, estimate, int(watch.waited * 1000))
         self._observe(journey, row, charged, watch, failure)
 
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
-        account = self._accounts.of(journey.candidate.deployment)
-        call = Call(
-            account.url(self._request.beta or journey.candidate.sanitised.beta),
-            account.headers(self._request.id, journey.streams_upstream),
-            msgspec.json.encode(journey.candidate.sanitised.body),
-        )
+        account, sent = self._accounts.of(journey.deployment), journey.candidate.sanitised
+        url, headers = account.url(self._request.beta or sent.beta), account.headers(self._request.id, journey.streams_upstream)
+        call = Call(url, headers, _json(sent.body))
         try:
             self._answer = await watch.guard(self._ports.upstream.open(call))
             watch.opened()
@@ -180,30 +182,14 @@ class _Course:
             self._answer.close()
             self._answer = None
 
-    async def _usage(self, reply: Reply, failure: Exception | None) -> Usage | None:
-        """What the host reported or, where it did not, what we count; None where certainly nothing was billed."""
-        if isinstance(failure, FaregateError) and not failure.billed:
-            return None
-        if failure is None and reply.meter.reported:
-            return reply.usage(complete=True)
-        # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
-        return await finished(asyncio.to_thread(reply.usage, failure is None))
-
     def _row(self, journey: Journey, reply: Reply, usage: Usage | None, failure: Exception | None) -> tuple[LedgerRow, Charge | None]:
         ended = self._ports.clock.now()
-        edits = tuple(sorted(reply.edits))
         charged: Charge | None = None
         if usage is not None:
             charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
         known: Billed = "none" if usage is None else "known" if usage.reported else "possible"
-        verdict = Verdict(_status(failure, reply), known, reply.stopped, edits)
+        verdict = Verdict(_status(failure, reply), known, reply.stopped, reply.edits)
         return receipts.row(journey, verdict, usage, charged, ended), charged
-
-    async def _settle(self, row: LedgerRow) -> None:
-        if row.usage is None:
-            await self._ports.ledger.release(row)
-        else:
-            await self._ports.ledger.settle(row)
 
     async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None, watch: Watch) -> None:
         if isinstance(failure, ClientGone):
@@ -273,6 +259,10 @@ async def finished(work: Awaitable[T]) -> T:
     if stopping and current is not None:
         current.cancel()
     return task.result()
+
+
+def _may_be_billed(failure: Exception | None) -> bool:
+    return failure.billed if isinstance(failure, FaregateError) else True
 
 
 def _status(failure: Exception | None, reply: Reply) -> Status:

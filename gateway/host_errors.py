@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gateway.dialects import HostError
 from gateway.errors import (
     BodyTooLarge,
@@ -65,6 +67,5 @@ def _why(host: str, status: int) -> str:
 
 def seconds(retry_after: str | None) -> int:
     """A Retry-After in seconds, at most a minute; a date or nonsense counts as one second."""
-    if retry_after is not None and retry_after.strip().isdigit():
-        return min(int(retry_after), LONGEST_WAIT)
-    return 1
+    text = (retry_after or "").strip()
+    return min(int(text), LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", text) else 1

@@ -210,14 +210,14 @@ class Rewriter:
         return {**kept, name: text_of(message)}
 
     def _merge(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        out: list[dict[str, Any]] = []
+        runs: list[list[dict[str, Any]]] = []
         for message in messages:
-            if out and _mergeable(out[-1], message):
-                out[-1] = {**out[-1], **message, "content": _joined(out[-1].get("content"), message.get("content"))}
+            if runs and _mergeable(runs[-1][-1], message):
+                runs[-1].append(message)
                 self._merged += 1
             else:
-                out.append(message)
-        return out
+                runs.append([message])
+        return [run[0] if len(run) == 1 else _joined(run) for run in runs]
 
 
 def _count(counts: dict[str, int], *fields: str) -> None:
@@ -230,10 +230,13 @@ def _mergeable(first: Message, second: Message) -> bool:
     return role in ("user", "assistant") and role == second.get("role") and not first.get("tool_calls") and not second.get("tool_calls")
 
 
-def _joined(first: Any, second: Any) -> Any:
-    if isinstance(first, list) or isinstance(second, list):
-        return [*_parts(first), *_parts(second)]
-    return f"{first or ''}\n\n{second or ''}"
+def _joined(run: list[dict[str, Any]]) -> dict[str, Any]:
+    """Successive messages of one role as one; each run is joined at once, however long it is."""
+    contents = [message.get("content") for message in run]
+    merged = {key: value for message in run for key, value in message.items()}
+    if any(isinstance(content, list) for content in contents):
+        return {**merged, "content": [part for content in contents for part in _parts(content)]}
+    return {**merged, "content": "\n\n".join(content or "" for content in contents)}
 
 
 def _parts(content: Any) -> list[Any]:

@@ -5,11 +5,10 @@ Report shapes read: DeepSeek, OpenAI, OpenRouter, llama.cpp (timings), SGLang (r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from gateway.dialects import dig, good_finish, objects, read_json
 from gateway.hosts import Deployment
@@ -59,8 +58,7 @@ class Tally:
         self._waiting = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """A host's own figures, checked. `hit` and `reasoning` are None where it does not say."""
 
     prompt: int
@@ -75,6 +73,7 @@ class _Absurd(ValueError):
 
 
 _UNREAD = _Absurd("not read yet")
+_ALL_REPORTED = Sources()
 
 
 class Meter:
@@ -84,20 +83,31 @@ class Meter:
     """
 
     def __init__(self, deployment: Deployment, prompt_estimate: int, choices: int = 1) -> None:
-        self._host = deployment.host
-        self._prompt_estimate = max(1, prompt_estimate)
-        self._prompt_ceiling = 2 * deployment.context
-        self._output_ceiling = 2 * deployment.context * max(1, choices)
+        self._deployment = deployment
+        self._prompt_estimate = prompt_estimate
+        self._choices = choices
         self._body: dict[str, Any] = {}
         self._raw: tuple[Raw, Raw] | None = None
         self._final = False
         self._unread: list[dict[str, Any]] = []
         self._report: Report | _Absurd | None = _UNREAD
-        tokenizer = deployment.contract.tokenizer
-        self.answer = Tally(TextCounter(tokenizer))
-        self.reasoning = Tally(TextCounter(tokenizer))
+        self._answer: Tally | None = None
+        self._reasoning: Tally | None = None
         self.finish: str | None = None
         """The first finish reason of the host, in the client's words."""
+
+    @property
+    def answer(self) -> Tally:
+        """The text of the answer; like `reasoning`, made when it is first asked for: the text of most whole answers never is."""
+        if self._answer is None:
+            self._answer = Tally(TextCounter(self._deployment.contract.tokenizer))
+        return self._answer
+
+    @property
+    def reasoning(self) -> Tally:
+        if self._reasoning is None:
+            self._reasoning = Tally(TextCounter(self._deployment.contract.tokenizer))
+        return self._reasoning
 
     @property
     def produced(self) -> bool:
@@ -118,8 +128,9 @@ class Meter:
         self._raw = None
         self._report = _UNREAD
         self._unread = objects(body.get("choices"))
-        self.finish = next((reason for choice in self._unread if (reason := good_finish(choice.get("finish_reason")))), None)
         self._final = True
+        for choice in self._unread:
+            self.finish = self.finish or good_finish(choice.get("finish_reason"))
 
     def _absorb(self) -> None:
         """Take up the text of a whole answer; only where it is counted, for most answers report their usage."""
@@ -140,8 +151,10 @@ class Meter:
     @property
     def host_cost(self) -> str | None:
         """The host's own cost, in its currency, as the decimal text of its bytes; None where it states none."""
-        path = self._host.writes.cost
-        value = dig(self._answer_object(), path) if path else None
+        path = self._deployment.host.writes.cost
+        if path is None:
+            return None
+        value = dig(self._answer_object(), path)
         if isinstance(value, Decimal):
             return format(value, "f")
         return str(value) if type(value) is int else value if isinstance(value, str) else None
@@ -149,21 +162,26 @@ class Meter:
     @property
     def disputed(self) -> bool:
         """Whether the host reported figures that cannot be, or that contradict each other."""
-        try:
-            report = self._read()
-        except _Absurd:
-            return True
-        return report is not None and report.disputed
+        report = self._read()
+        return report is not None and (isinstance(report, _Absurd) or report.disputed)
+
+    def billed(self, complete: bool) -> Usage | None:
+        """What the host reported as its bill; None where it did not, or where its figures cannot be.
+
+        `complete`: the answer came to its end; else only a report that came after the finish counts as the bill.
+        """
+        report = self._read()
+        if isinstance(report, Report) and (self._final or (complete and self.finish is not None)):
+            return self._as_reported(report)
+        return None
 
     def usage(self, complete: bool) -> Usage:
-        """What was used. `complete`: the answer came to its end; else only a report that came after the finish counts as the bill."""
-        try:
-            report = self._read()
-        except _Absurd:
-            return self._counted(None)
-        if report is not None and (self._final or (complete and self.finish is not None)):
-            return self._as_reported(report)
-        return self._counted(report)
+        """What was used: as billed, else as counted here, which takes a while for a long answer."""
+        billed = self.billed(complete)
+        if billed is not None:
+            return billed
+        report = self._read()
+        return self._counted(report if isinstance(report, Report) else None)
 
     # ---- the host's figures
 
@@ -174,19 +192,14 @@ class Meter:
             self._raw = None
         return self._body
 
-    def _read(self) -> Report | None:
-        """The host's figures; None where it sent none. Raises _Absurd."""
+    def _read(self) -> Report | _Absurd | None:
+        """The host's figures, or why they cannot be; None where it sent none."""
         if self._report is _UNREAD:
-            self._report = self._checked()
-        if isinstance(self._report, _Absurd):
-            raise self._report
+            try:
+                self._report = self._figures()
+            except _Absurd as absurd:
+                self._report = absurd
         return self._report
-
-    def _checked(self) -> Report | _Absurd | None:
-        try:
-            return self._figures()
-        except _Absurd as absurd:
-            return absurd
 
     def _figures(self) -> Report | None:
         body = self._answer_object()
@@ -195,35 +208,30 @@ class Meter:
             return None
         if not isinstance(usage, dict):
             raise _Absurd("usage is not an object")
-        hit = self._first(body, (*self._host.writes.cached_paths, *CACHED))
-        miss = _whole(usage.get("prompt_cache_miss_tokens"), self._prompt_ceiling)
-        prompt = _whole(usage.get("prompt_tokens"), self._prompt_ceiling)
+        deployment = self._deployment
+        prompt_ceiling = 2 * deployment.context
+        output_ceiling = prompt_ceiling * max(1, self._choices)
+        hit = _first(body, (*deployment.host.writes.cached_paths, *CACHED), output_ceiling)
+        miss = _whole(usage.get("prompt_cache_miss_tokens"), prompt_ceiling)
+        prompt = _whole(usage.get("prompt_tokens"), prompt_ceiling)
         if prompt is None and hit is not None and miss is not None:
             prompt = hit + miss
-        output = _whole(usage.get("completion_tokens"), self._output_ceiling)
+        output = _whole(usage.get("completion_tokens"), output_ceiling)
         if prompt is None or output is None or (hit or 0) > prompt:
             raise _Absurd("usage lacks a count, or has more cached tokens than prompt tokens")
-        reasoning = self._first(body, REASONING)
+        reasoning = _first(body, REASONING, output_ceiling)
         # DeepInfra counts reasoning beside the answer: the output is both.
         output += reasoning if reasoning is not None and reasoning > output else 0
         return Report(prompt, hit, output, reasoning, disputed=None not in (hit, miss) and (hit or 0) + (miss or 0) != prompt)
 
-    def _first(self, body: dict[str, Any], paths: tuple[str, ...]) -> int | None:
-        """The first count that is there; a path starts at the answer or at its usage."""
-        usage = body["usage"]
-        for path in paths:
-            value = dig(usage, path)
-            if value is None:
-                value = dig(body, path)
-            if value is not None:
-                return _whole(value, self._output_ceiling)
-        return None
-
     def _as_reported(self, report: Report) -> Usage:
-        hit_source: Source = "unknown" if report.hit is None else "reported"
-        source: Source = "counted" if report.reasoning is None else "reported"
-        reasoning = self._share(report.output) if report.reasoning is None else report.reasoning
-        return Usage(report.hit or 0, report.prompt - (report.hit or 0), report.output, reasoning, Sources(hit_source, reasoning=source))
+        hit, reasoning = report.hit, report.reasoning
+        if hit is not None and reasoning is not None:
+            return Usage(hit, report.prompt - hit, report.output, reasoning, _ALL_REPORTED)
+        hit_source: Source = "unknown" if hit is None else "reported"
+        source: Source = "counted" if reasoning is None else "reported"
+        reasoning = self._share(report.output) if reasoning is None else reasoning
+        return Usage(hit or 0, report.prompt - (hit or 0), report.output, reasoning, Sources(hit_source, reasoning=source))
 
     def _share(self, output: int) -> int:
         """Reasoning's part of a reported output, by its share of the text."""
@@ -239,7 +247,7 @@ class Meter:
         reasoning = self.reasoning.tokens
         output = reasoning + self._closing + self.answer.tokens
         if interim is None or interim.prompt == 0:
-            return Usage(0, self._prompt_estimate, output, reasoning, Sources("unknown", "counted", "counted", "counted"))
+            return Usage(0, max(1, self._prompt_estimate), output, reasoning, Sources("unknown", "counted", "counted", "counted"))
         hit = interim.hit or 0
         hit_source: Source = "unknown" if interim.hit is None else "reported"
         return Usage(
@@ -251,6 +259,18 @@ class Meter:
         """The token that ends the thinking: hosts bill it with the output and not with the reasoning, and no text shows it."""
         ended = bool(self.answer.chunks) or self.finish not in (None, "length")
         return 1 if self.reasoning.chunks and ended else 0
+
+
+def _first(body: dict[str, Any], paths: tuple[str, ...], ceiling: int) -> int | None:
+    """The first count that is there; a path starts at the answer or at its usage."""
+    usage = body["usage"]
+    for path in paths:
+        value = dig(usage, path)
+        if value is None:
+            value = dig(body, path)
+        if value is not None:
+            return _whole(value, ceiling)
+    return None
 
 
 def _whole(value: Any, ceiling: int) -> int | None:

@@ -6,8 +6,9 @@ What does not: which rate applies (prices), how many tokens there were (usage).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation
+
+from msgspec import Struct
 
 NANO = 10**9
 MILLION = 10**6
@@ -20,8 +21,7 @@ class MoneyError(ValueError):
     """An amount that is not exact in nano-units, or two currencies in one sum."""
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(Struct, frozen=True):
     """An exact amount: `nano` nano-units of `currency` (an ISO 4217 code)."""
 
     nano: int
@@ -36,8 +36,7 @@ class Money:
         return f"{decimal_text(self.nano)} {self.currency}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True):
     """Prices of one band: nano-units per million tokens of each class."""
 
     cache_hit: int
@@ -53,8 +52,7 @@ class Rates:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """A charge by class in nano-units; the three always sum to the charge."""
 
     cache_hit: int
@@ -84,10 +82,10 @@ def exact_nano(text: str) -> int:
 
 def decimal_text(nano: int) -> str:
     """The shortest exact decimal text of an amount: 5280000000 -> "5.28"; never an exponent."""
-    sign, magnitude = ("-", -nano) if nano < 0 else ("", nano)
-    whole, fraction = divmod(magnitude, NANO)
-    tail = f"{fraction:09d}".rstrip("0")
-    return f"{sign}{whole}.{tail}" if tail else f"{sign}{whole}"
+    if nano < 0:
+        return "-" + decimal_text(-nano)
+    whole, fraction = divmod(nano, NANO)
+    return f"{whole}.{fraction:09d}".rstrip("0") if fraction else str(whole)
 
 
 def cost(rates: Rates, cache_hit: int, cache_miss: int, output: int) -> int:

@@ -1,10 +1,14 @@
-"""What became of one request: the ledger's row, and the one record from which metrics and routing learn."""
+"""What became of one request: the ledger's row, and the one record from which metrics and routing learn.
+
+Every request makes one of each: a msgspec record of 25 fields is made in a third of the time of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.money import Parts
 from gateway.usage import Usage
@@ -15,8 +19,7 @@ Status = Literal[
 Billed = Literal["known", "possible", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One dispatch to one host, and whether it was billed there."""
 
     host: str
@@ -26,8 +29,7 @@ class Attempt:
     nano: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """Money reserved for one request before it is dispatched: nano-units of the card's currency.
 
     `expected` is what the request will probably cost, `worst` the most that it can.
@@ -48,8 +50,7 @@ class Hold:
     started: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
+class LedgerRow(Struct, frozen=True):
     """One charge, as it is kept for ever. `usage` and `parts` are None only where certainly nothing was billed.
 
     `nano` is what we charge; `host_nano` is the host's own figure where it stated one (both are kept).
@@ -82,8 +83,7 @@ class LedgerRow:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+class Baseline(Struct, frozen=True):
     """What the same tokens would have cost elsewhere (o1): nano-units of a currency."""
 
     name: str
@@ -91,8 +91,7 @@ class Baseline:
     nano: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """Everything that observers learn of one request, once, after it has been settled or refused.
 
     Times are seconds: `first_token` from arrival to the first content sent to the client (None: none was), `duration` the

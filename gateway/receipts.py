@@ -6,16 +6,18 @@ charge splits into classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import Final
+
+from msgspec import Struct
 
 from gateway.money import MILLION, NANO, Parts, charge, cost
 from gateway.outcome import Attempt, Baseline, Billed, Hold, LedgerRow, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
 from gateway.request import Caller, ChatRequest
-from gateway.router import Candidate, Plan
+from gateway.router import Plan
 from gateway.usage import Usage
 
 BASELINE = "o1"
@@ -23,8 +25,7 @@ BASELINE = "o1"
 LARGEST = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """What one answer costs, in nano of the card's currency; `host_nano` is the host's own figure where it stated one."""
 
     nano: int
@@ -40,28 +41,25 @@ class Charge:
         return max(0, usage.cache_hit * cheaper // MILLION)
 
 
-@dataclass(frozen=True, slots=True)
 class Journey:
     """One request that has passed its plan: everything that its row needs and that no longer changes."""
 
-    request: ChatRequest
-    caller: Caller
-    plan: Plan
-    policies: Policies
-    started: datetime
+    __slots__ = ("caller", "candidate", "deployment", "plan", "policies", "request", "started", "streams_upstream")
 
-    @property
-    def candidate(self) -> Candidate:
-        return self.plan.chosen
-
-    @property
-    def streams_upstream(self) -> bool:
+    def __init__(self, request: ChatRequest, caller: Caller, plan: Plan, policies: Policies, started: datetime) -> None:
+        self.request: Final = request
+        self.caller: Final = caller
+        self.plan: Final = plan
+        self.policies: Final = policies
+        self.started: Final = started
+        self.candidate: Final = plan.chosen
+        self.deployment: Final = plan.chosen.deployment
+        self.streams_upstream: Final = request.stream or plan.chosen.sanitised.stop is not None
         """Whether the host is asked for a stream: because the client wants one, or because a limit must be enforced on the way."""
-        return self.request.stream or self.candidate.sanitised.stop is not None
 
     def hold(self) -> Hold:
         """The reservation for the most that this request can cost."""
-        chosen, deployment = self.candidate, self.candidate.deployment
+        chosen, deployment = self.candidate, self.deployment
         return Hold(
             id=self.request.id,
             team=self.caller.team,
@@ -79,8 +77,7 @@ class Journey:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """How the answer ended: its status, what stopped it, whether the host may have billed, and response edits."""
 
     status: Status
@@ -97,7 +94,7 @@ def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: 
     # A cost that came before the end of an answer that was then cut is no bill.
     host_cost = host_cost if usage.reported or disputed else None
     host_nano = _nano_of(host_cost)
-    if candidate.deployment.host.charge_by != "reported" or host_cost is None:
+    if journey.deployment.host.charge_by != "reported" or host_cost is None:
         return Charge(parts.total, parts, card.name, band, host_nano, disputed)
     if host_nano is None or host_nano > max(candidate.worst, parts.total):
         return Charge(parts.total, parts, card.name, band, host_nano, True)
@@ -106,8 +103,8 @@ def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: 
 
 def _settled(journey: Journey, ended: datetime) -> tuple[Card, Band, datetime]:
     """Card, band and instant by the rule of the card that was in force at the start."""
-    deployment, card = journey.candidate.deployment, journey.candidate.card
-    return journey.policies.prices.settled(card.host, deployment.model.model, card.currency, journey.started, ended)
+    card = journey.candidate.card
+    return journey.policies.prices.settled(card.host, journey.deployment.model.model, card.currency, journey.started, ended)
 
 
 def _nano_of(text: str | None) -> int | None:
@@ -135,15 +132,16 @@ def _scaled(parts: Parts, total: int) -> Parts:
 
 def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge | None, ended: datetime) -> LedgerRow:
     """The row that is kept for ever; without a charge it says that certainly nothing was billed."""
-    candidate, deployment = journey.candidate, journey.candidate.deployment
+    request, candidate, deployment = journey.request, journey.candidate, journey.deployment
+    host, model = deployment.host.host, deployment.model.model
     nano = charged.nano if charged else 0
     return LedgerRow(
-        id=journey.request.id,
+        id=request.id,
         team=journey.caller.team,
         key=journey.caller.key,
         route=journey.plan.route.name,
-        host=deployment.host.host,
-        model=deployment.model.model,
+        host=host,
+        model=model,
         contract=deployment.contract.contract,
         edits=(*map(str, candidate.sanitised.edits), *verdict.edits),
         usage=usage,
@@ -157,12 +155,12 @@ def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge
         ended=ended,
         status=verdict.status,
         stopped=verdict.stopped,
-        attempts=(Attempt(deployment.host.host, deployment.model.model, verdict.status, verdict.billed, nano),),
+        attempts=(Attempt(host, model, verdict.status, verdict.billed, nano),),
         expected_nano=candidate.expected,
         worst_nano=candidate.worst,
         host_nano=charged.host_nano if charged else None,
         disputed=charged.disputed if charged else False,
-        stream=journey.request.stream,
+        stream=request.stream,
     )
 
 

@@ -6,9 +6,11 @@ Each takes the opened answer, holds back its end, and gives it after the charge 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
 from gateway.dialects import HostError, read_error, read_json, write_json
@@ -17,7 +19,7 @@ from gateway.errors import ContextExceeded, FaregateError, UpstreamError
 from gateway.experience import Experience
 from gateway.host_errors import overflow, refusal
 from gateway.meter import Meter
-from gateway.money import Money
+from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
 from gateway.receipts import Journey
 from gateway.relay import collect, pump
@@ -67,10 +69,9 @@ class Reply(ABC):
         self._journey = journey
         self._responder = responder
         self._watch = watch
-        self._deployment = journey.candidate.deployment
+        self._deployment = journey.deployment
         self._experience = experience
-        prompt = experience.prompt(self._deployment.name, journey.candidate.sanitised.prompt_tokens)
-        self.meter = Meter(self._deployment, prompt, journey.request.answers)
+        self.meter = Meter(journey.deployment, journey.candidate.sanitised.prompt_tokens, journey.request.answers)
         self.failure: FaregateError | None = None
 
     @property
@@ -79,36 +80,42 @@ class Reply(ABC):
         return None
 
     @property
-    def edits(self) -> set[str]:
-        """Names of the edits made to the answer so far."""
-        return set()
+    def edits(self) -> tuple[str, ...]:
+        """Names of the edits made to the answer so far, sorted."""
+        return ()
 
     @property
     def headers(self) -> dict[str, str]:
         """What the client learns of where its request went; complete as far as it is known now."""
-        chosen = self._journey.candidate
+        chosen, deployment = self._journey.candidate, self._deployment
         headers = {
-            "x-faregate-host": self._deployment.host.host,
-            "x-faregate-model": self._deployment.upstream_model,
-            "x-faregate-quote": str(Money(chosen.expected, chosen.card.currency)),
+            "x-faregate-host": deployment.host.host,
+            "x-faregate-model": deployment.upstream_model,
+            "x-faregate-quote": f"{decimal_text(chosen.expected)} {chosen.card.currency}",
         }
-        edits = header((*chosen.sanitised.edits, *map(Edit, sorted(self.edits))))
-        return headers | {"x-faregate-edits": edits} if edits else headers
+        edits: tuple[Edit | str, ...] = (*chosen.sanitised.edits, *self.edits)
+        if edits:
+            headers["x-faregate-edits"] = header(edits)
+        return headers
 
     def usage(self, complete: bool) -> Usage:
         """What was used: reported by the host where it did, else counted."""
         usage = self.meter.usage(complete)
         if usage.sources.cache_miss != "counted":
             return usage
-        # The estimate was good enough for a hold; a charge is worth the real tokenizer.
-        return replace(usage, cache_miss=max(1, count_sent(self._journey.candidate.sanitised, self._deployment)))
+        # The estimate was good enough for a hold; a charge is worth the real tokenizer, or what earlier answers teach of an unknown one.
+        prompt = count_sent(self._journey.candidate.sanitised, self._deployment)
+        if self._deployment.contract.tokenizer == "none":
+            prompt = self._experience.prompt(self._deployment.name, prompt)
+        return replace(usage, cache_miss=max(1, prompt))
 
-    async def take(self, answer: Answer) -> None:
+    def take(self, answer: Answer) -> Coroutine[Any, Any, None]:
         """Read the answer; raises UpstreamError or the host's refusal as the client's error."""
-        if answer.status != 200:
-            body = await collect(answer, self._watch, ERROR_LIMIT)
-            raise refusal(self._deployment.host.host, answer.status, read_error(answer.status, body), answer.retry_after)
-        await self._take(answer)
+        return self._take(answer) if answer.status == 200 else self._refused(answer)
+
+    async def _refused(self, answer: Answer) -> None:
+        body = await collect(answer, self._watch, ERROR_LIMIT)
+        raise refusal(self._deployment.host.host, answer.status, read_error(answer.status, body), answer.retry_after)
 
     @abstractmethod
     async def _take(self, answer: Answer) -> None: ...
@@ -123,6 +130,11 @@ class Reply(ABC):
         if row.usage is None:
             return None
         return decorate_usage(self.meter.reported, row.usage, Money(row.nano, row.currency))
+
+    def _priced_headers(self, row: LedgerRow) -> dict[str, str]:
+        headers = self.headers
+        headers["x-faregate-cost"] = f"{decimal_text(row.nano)} {row.currency}"
+        return headers
 
 
 class StreamReply(Reply):
@@ -145,8 +157,8 @@ class StreamReply(Reply):
         return "limit" if self.shape.stopped else None
 
     @property
-    def edits(self) -> set[str]:
-        return set(self.shape.edits)
+    def edits(self) -> tuple[str, ...]:
+        return tuple(sorted(self.shape.edits))
 
     async def _take(self, answer: Answer) -> None:
         if answer.content_type != "text/event-stream":
@@ -195,7 +207,7 @@ class AssembledReply(StreamReply):
     async def finish(self, row: LedgerRow) -> None:
         self._assembler.feed_events(self.shape.tail(None))
         body = self._assembler.answer(self._priced(row))
-        await self._responder.whole(200, self.headers | cost_header(row), write_json(body))
+        await self._responder.whole(200, self._priced_headers(row), write_json(body))
 
 
 class WholeReply(Reply):
@@ -213,10 +225,10 @@ class WholeReply(Reply):
         self._blank_since: float | None = None
         self._blank = b""
         self._body: dict[str, Any] = {}
-        self._edits: set[str] = set()
+        self._edits: tuple[str, ...] = ()
 
     @property
-    def edits(self) -> set[str]:
+    def edits(self) -> tuple[str, ...]:
         return self._edits
 
     async def _take(self, answer: Answer) -> None:
@@ -232,7 +244,7 @@ class WholeReply(Reply):
             self.failure = self._failed(fault, body)
             return
         self._body = body
-        self._edits = {edit.name for edit in normalise_answer(body, self._deployment)}
+        self._edits = tuple([edit.name for edit in normalise_answer(body, self._deployment)])
         # After the inline reasoning was split off: its share of the text decides its share of the tokens.
         self.meter.feed_answer(body)
 
@@ -271,8 +283,4 @@ class WholeReply(Reply):
             await self._responder.send(data)
             await self._responder.end()
         else:
-            await self._responder.whole(200, self.headers | cost_header(row), data)
-
-
-def cost_header(row: LedgerRow) -> dict[str, str]:
-    return {"x-faregate-cost": str(Money(row.nano, row.currency))}
+            await self._responder.whole(200, self._priced_headers(row), data)

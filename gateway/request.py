@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+
+class Caller(Struct, frozen=True):
     """Who is asking: a team and the public name of the key (never the key itself)."""
 
     team: str
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True):
     """One chat completion request. `body` is the checked JSON object; treat it as read-only."""
 
     id: str

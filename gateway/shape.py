@@ -311,6 +311,9 @@ class StreamShape:
 
     def _part(self, choice: Choice) -> Part:
         side = self._sides.get(choice.index)
+        if side is None and not 0 <= choice.index < self._choices:
+            self._fail("invalid_event", f"The host sent more answers than were asked for (index {choice.index}).")
+            return Part("", "", None)
         if side is None:
             side = self._sides[choice.index] = Side(self._deployment, self._stop)
         part = self._read(side, choice)

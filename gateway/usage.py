@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Source = Literal["reported", "counted", "unknown"]
 
@@ -12,8 +13,7 @@ class UsageError(ValueError):
     """Counts that contradict each other; the text names both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True):
     """Where each count comes from: reported by the host, counted by us, or unknown."""
 
     cache_hit: Source = "reported"
@@ -22,8 +22,7 @@ class Sources:
     reasoning: Source = "reported"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one answer, in disjoint classes that are never negative."""
 
     cache_hit: int
@@ -33,7 +32,7 @@ class Usage:
     sources: Sources = Sources()
 
     def __post_init__(self) -> None:
-        if min(self.cache_hit, self.cache_miss, self.output, self.reasoning) < 0:
+        if self.cache_hit < 0 or self.cache_miss < 0 or self.output < 0 or self.reasoning < 0:
             raise UsageError(f"negative count in {self.counts()}")
         if self.reasoning > self.output:
             raise UsageError(f"reasoning {self.reasoning} exceeds output {self.output}")

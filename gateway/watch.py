@@ -7,10 +7,10 @@ so that settling a charge never is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from operator import itemgetter
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.errors import UpstreamTimeout
 from gateway.upstream.port import Deadlines
@@ -34,22 +34,24 @@ class Watch:
         self._start = self._activity = monotonic()
         self._opened = False
         self._waiting_for = ""
-        self._reason: Exception | None = None
+        self.reason: Exception | None = None
+        """Why the wait is over, once it is."""
         self.first_content: float | None = None
         self.waited = 0.0
         # The first look is at the shortest limit; each look finds out when the next one is due.
         self._timer = self._loop.call_later(min(deadlines.first_byte, deadlines.idle, deadlines.total), self._check)
 
-    async def guard(self, wait: Awaitable[T]) -> T:
+    def guard(self, wait: Awaitable[T]) -> Coroutine[Any, Any, T]:
         """Await the host; an interrupt that came earlier is raised at once."""
-        return await self._interruptible(wait, "host")
+        return self._interruptible(wait, "host")
 
-    async def deliver(self, wait: Awaitable[T]) -> T:
+    def deliver(self, wait: Awaitable[T]) -> Coroutine[Any, Any, T]:
         """Await the client; one that takes nothing for as long as a host may be idle counts as gone."""
-        return await self._interruptible(wait, "client")
+        return self._interruptible(wait, "client")
 
     async def _interruptible(self, wait: Awaitable[T], whom: str) -> T:
-        if (reason := self.reason) is not None:
+        reason = self.reason
+        if reason is not None:
             self._discard(wait)
             raise reason
         self._waiting_for = whom
@@ -65,11 +67,6 @@ class Watch:
             self._waiting_for = ""
             self.waited += monotonic() - begun
 
-    @property
-    def reason(self) -> Exception | None:
-        """Why the wait is over, once it is."""
-        return self._reason
-
     def opened(self) -> None:
         """The host has begun to answer: from now on the idle limit counts."""
         self._opened = True
@@ -81,8 +78,8 @@ class Watch:
 
     def interrupt(self, reason: Exception) -> None:
         """Stop waiting; the first reason stays."""
-        if self._reason is None:
-            self._reason = reason
+        if self.reason is None:
+            self.reason = reason
             if self._waiting_for:
                 self._task.cancel()
 

@@ -52,7 +52,10 @@ def test_a_refused_key_says_nothing_of_the_key() -> None:
     assert "e78f" not in error.message
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("900", 60), (None, 1), ("Wed, 21 Oct 2015 07:28:00 GMT", 1), ("-3", 1)])
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("900", 60), (None, 1), ("Wed, 21 Oct 2015 07:28:00 GMT", 1), ("-3", 1), ("\u00b2", 1), ("9" * 5000, 1)],
+)
 def test_retry_after_is_bounded(header: str | None, seconds: int) -> None:
     error = refusal("nebius", 429, HostError(429, None, ""), header)
     assert error.retry_after == seconds

@@ -97,6 +97,7 @@ ABSURD: list[Any] = [
 def test_an_absurd_report_is_disputed_and_counted_instead(usage: Any) -> None:
     meter = metered(usage)
 
+    assert meter.billed(complete=True) is None
     found = meter.usage(complete=True)
 
     assert (found.cache_hit, found.cache_miss, found.output) == (0, 7, 1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
 import threading
 import tracemalloc
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import prometheus_client
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import CONTENT_TYPE, FAMILIES, Metrics
@@ -169,7 +171,7 @@ def test_a_name_that_the_policies_lose_is_counted_as_other_from_then_on(policies
     book = Book(policies)
     metrics = Metrics(book, Clock())
     metrics.observe(OUTCOME)
-    book.current = replace(policies, routes={name: route for name, route in policies.routes.items() if name != ROUTE})
+    book.current = dataclasses.replace(policies, routes={name: route for name, route in policies.routes.items() if name != ROUTE})
     metrics.observe(OUTCOME)
     metrics.observe(OUTCOME)
 
@@ -217,7 +219,7 @@ def test_the_policies_in_force_are_described_and_replaced(policies: Policies) ->
         left = (calendar.known_until - AT.date()).total_seconds()
         assert value(metrics, "faregate_calendar_left_seconds", {"calendar": calendar.name}) == left
 
-    book.current = replace(policies, digest="another", calendars={})
+    book.current = dataclasses.replace(policies, digest="another", calendars={})
 
     infos = [dict(labels)["digest"] for (name, labels) in samples(metrics) if name == "faregate_policies_info"]
     assert infos == ["another"]

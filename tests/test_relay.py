@@ -27,10 +27,15 @@ class Script:
     content_type = "text/event-stream"
     retry_after: str | None = None
 
-    def __init__(self, pieces: Iterable[bytes], ends: bool = True) -> None:
+    def __init__(self, pieces: Iterable[bytes], ends: bool = True, tells: bool = False) -> None:
         self._pieces = list(pieces)
         self._ends = ends
+        self._tells = tells
         self.reads = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._tells and not self._pieces
 
     async def read(self) -> bytes:
         self.reads += 1
@@ -122,6 +127,13 @@ async def test_a_whole_body_is_collected_up_to_its_limit() -> None:
     assert len(await collect(Script([b"x" * 10]), watch, limit=10)) == 10
     with pytest.raises(UpstreamError, match="larger than 10 bytes"):
         await collect(Script([b"x" * 6, b"x" * 5]), watch, limit=10)
+    watch.close()
+
+
+async def test_an_answer_that_says_that_it_has_ended_is_not_read_again() -> None:
+    watch, told = Watch(PATIENT), Script([b'{"a"', b":1}"], ends=False, tells=True)
+    assert await collect(told, watch) == b'{"a":1}'
+    assert told.reads == 2
     watch.close()
 
 

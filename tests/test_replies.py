@@ -67,6 +67,7 @@ class Scripted:
     status = 200
     content_type = "application/json"
     retry_after: str | None = None
+    ended = False
 
     def __init__(self, pieces: list[bytes], client: Client) -> None:
         self._pieces = iter(pieces)

@@ -52,6 +52,10 @@ class HttpAnswer:
             raise RuntimeError("the answer was closed")
         return self._connection.read()
 
+    @property
+    def ended(self) -> bool:
+        return self._connection is not None and self._connection.drained()
+
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:

@@ -76,6 +76,10 @@ class Connection(asyncio.Protocol):
             await self._more()
         return self._take()
 
+    def drained(self) -> bool:
+        """Whether the answer has come to its proper end and nothing of it is left: `read` would give b""."""
+        return self._ended and not self._pieces
+
     def finished(self) -> bool:
         """Whether the exchange is complete and another may follow; what was not read of it is dropped."""
         if not (self._ended and self._keep) or self._transport.is_closing() or self._transport.get_write_buffer_size():

@@ -39,6 +39,11 @@ class Answer(Protocol):
     content_type: str
     retry_after: str | None
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has come and was read; where it is False, `read` finds out."""
+        ...
+
     async def read(self) -> bytes:
         """The next bytes, as many as have come; b"" at the end. Raises UpstreamError(dispatched=True)."""
         ...
