@@ -13,9 +13,7 @@ from msgspec import Struct
 from gateway.money import Parts
 from gateway.usage import Usage
 
-Status = Literal[
-    "ok", "stopped", "client_error", "denied", "rate_limited", "upstream_error", "timeout", "client_gone", "gateway_error"
-]
+Status = Literal["ok", "stopped", "client_error", "denied", "rate_limited", "upstream_error", "timeout", "client_gone", "gateway_error"]
 Billed = Literal["known", "possible", "none"]
 
 
