@@ -28,6 +28,8 @@ from gateway.upstream.client import HttpUpstream
 from gateway.upstream.port import Deadlines
 
 log = logging.getLogger(__name__)
+# Seconds for the last charges, once streams have been cut at the end of the drain: counting a cut answer takes a moment.
+SETTLE_WITHIN = 10.0
 
 
 class Gateway:
@@ -59,13 +61,15 @@ class Gateway:
         upstream = HttpUpstream(settings.timeout_connect)
         stop = asyncio.Event()
         watching = asyncio.create_task(self.policies.watch(stop))
-        front = self._front(Exchange(self._ports(ledger, upstream)))
+        exchange = Exchange(self._ports(ledger, upstream))
+        front = self._front(exchange)
         _spare_the_collector()
         try:
             await server.serve(front, self._admin(ledger, front), settings, on_hup=self.policies.reload, on_started=self._announce)
         finally:
             stop.set()
             await asyncio.gather(watching, return_exceptions=True)
+            await exchange.ended(SETTLE_WITHIN)
             await upstream.close()
             await ledger.close()
 

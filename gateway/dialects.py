@@ -275,7 +275,7 @@ def _error(holder: dict[str, Any], message: Any, kind: Any) -> HostError:
 
 
 def _is_status(value: Any) -> bool:
-    return str(value).isdigit() and 400 <= int(value) <= 599
+    return re.fullmatch("[45][0-9][0-9]", str(value)) is not None
 
 
 def _detail_message(detail: Any) -> str:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from math import ceil
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +35,8 @@ from gateway.watch import ClientGone, Watch
 
 _json = Encoder().encode
 log = logging.getLogger(__name__)
+# Seconds that a client has to take the last word of an answer that has failed.
+FAREWELL = 5.0
 T = TypeVar("T")
 
 
@@ -79,21 +82,30 @@ class Exchange:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
+        self._running: set[asyncio.Task[Any]] = set()
         limits = ports.deadlines
         # A whole answer comes in one piece when it is done: only the total limit can say that it is late.
         self._whole = Deadlines(limits.connect, limits.total, limits.total, limits.total)
 
     def chat(self, request: ChatRequest, caller: Caller, responder: Responder, gone: Gone) -> Coroutine[Any, Any, None]:
         """Answer one request through `responder`; raises only when the process itself is being stopped."""
-        return _Course(self._ports, self._whole, request, caller, responder).run(gone)
+        return _Course(self._ports, self._whole, self._running, request, caller, responder).run(gone)
+
+    async def ended(self, seconds: float) -> None:
+        """Every request that is under way has been settled, if that takes at most so long; call it before the ledger is closed."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
 
 
 class _Course:
     """The state of one request on its way."""
 
-    def __init__(self, ports: Ports, whole: Deadlines, request: ChatRequest, caller: Caller, responder: Responder) -> None:
+    def __init__(
+        self, ports: Ports, whole: Deadlines, running: set[asyncio.Task[Any]], request: ChatRequest, caller: Caller, responder: Responder
+    ) -> None:
         self._ports = ports
         self._whole = whole
+        self._running = running
         self._request = request
         self._caller = caller
         self._responder = responder
@@ -101,9 +113,19 @@ class _Course:
         self._accounts = ports.accounts(self._policies)
         self._started = ports.clock.now()
         self._arrived = ports.clock.monotonic()
+        self._call: Call | None = None
         self._answer: Answer | None = None
 
     async def run(self, gone: Gone) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request is served by a task"
+        self._running.add(task)
+        try:
+            await self._run(gone)
+        finally:
+            self._running.discard(task)
+
+    async def _run(self, gone: Gone) -> None:
         try:
             journey = self._plan()
             await self._ports.ledger.hold(journey.hold())
@@ -141,14 +163,15 @@ class _Course:
             # After the dispatch nothing may escape unsettled, our own mistakes least of all.
             log.exception("request %s failed inside the gateway", self._request.id)
             failure = bug
+        ended = self._ports.clock.now()
         if failure is not None or reply.stopped:
             self._hang_up()
         # What the host reported; else what we count; None where certainly nothing was billed.
-        usage = reply.meter.billed(complete=True) if failure is None else None
-        if usage is None and _may_be_billed(failure):
+        usage = reply.meter.billed() if failure is None else None
+        if usage is None and self._sent and _may_be_billed(failure):
             # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
             usage = await finished(asyncio.to_thread(reply.usage, failure is None))
-        row, charged = self._row(journey, reply, usage, failure)
+        row, charged = self._row(journey, reply, usage, failure, ended)
         try:
             await (self._ports.ledger.release(row) if usage is None else self._ports.ledger.settle(row))
         except FaregateError as error:
@@ -157,6 +180,7 @@ class _Course:
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.
         self._hang_up()
         if stopping is not None:
+            await self._tell(UpstreamError("The gateway is stopping.", dispatched=True), reply)
             raise stopping
         await self._finish(reply, row, failure, watch)
         if failure is None and row.usage is not None:
@@ -167,7 +191,7 @@ class _Course:
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
         account, sent = self._accounts.of(journey.deployment), journey.candidate.sanitised
         url, headers = account.url(self._request.beta or sent.beta), account.headers(self._request.id, journey.streams_upstream)
-        call = Call(url, headers, _json(sent.body))
+        self._call = call = Call(url, headers, _json(sent.body))
         try:
             self._answer = await watch.guard(self._ports.upstream.open(call))
             watch.opened()
@@ -176,14 +200,20 @@ class _Course:
             return failure
         return reply.failure
 
+    @property
+    def _sent(self) -> bool:
+        """Whether any byte of the request has left for the host."""
+        return self._call is not None and self._call.sent
+
     def _hang_up(self) -> None:
         """Let the host go: a connection that was read to its end is kept, any other is closed, and the host stops working for us."""
         if self._answer is not None:
             self._answer.close()
             self._answer = None
 
-    def _row(self, journey: Journey, reply: Reply, usage: Usage | None, failure: Exception | None) -> tuple[LedgerRow, Charge | None]:
-        ended = self._ports.clock.now()
+    def _row(
+        self, journey: Journey, reply: Reply, usage: Usage | None, failure: Exception | None, ended: datetime
+    ) -> tuple[LedgerRow, Charge | None]:
         charged: Charge | None = None
         if usage is not None:
             charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
@@ -195,13 +225,20 @@ class _Course:
         if isinstance(failure, ClientGone):
             return
         if failure is None:
-            with suppress(ClientGone):
+            # The charge is made: a client that leaves or stalls now changes nothing of it.
+            with suppress(ClientGone, UpstreamTimeout):
                 await watch.deliver(reply.finish(row))
         else:
             error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
             # What may have been billed is never asked for again by a client's default.
             self._responder.dispatched = row.usage is not None
-            await self._responder.error(error, reply.headers)
+            await self._tell(error, reply)
+
+    async def _tell(self, error: FaregateError, reply: Reply) -> None:
+        """The error to the client, unless it takes nothing any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self._responder.error(error, reply.headers)
 
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""

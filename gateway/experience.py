@@ -11,6 +11,8 @@ from gateway.usage import Usage
 
 # Output tokens per second of a deployment that has not answered yet: the middle of what hosts of this family do.
 TYPICAL_PACE = 30
+# No host of this family writes faster: an answer from a cache, or a clock that jumped, must not set the pace.
+FASTEST_PACE = 400
 _WEIGHT = 8
 
 
@@ -38,4 +40,4 @@ class Experience:
     def unseen_output(self, deployment: str, milliseconds: int) -> int:
         """Tokens that a host has probably produced in this time without sending them; at least 1."""
         tokens, spent = self._paces.get(deployment, (TYPICAL_PACE, 1000))
-        return max(1, tokens * milliseconds // max(1, spent))
+        return max(1, min(tokens * milliseconds // max(1, spent), FASTEST_PACE * milliseconds // 1000))

@@ -13,11 +13,13 @@ from msgspec import Raw, Struct
 from gateway.dialects import dig, good_finish, objects, read_json
 from gateway.hosts import Deployment
 from gateway.reasoning import text_of
-from gateway.tokens import TextCounter
+from gateway.tokens import TextCounter, estimate
 from gateway.usage import Source, Sources, Usage
 
-# Text waits uncounted up to this many characters: most answers report their usage and are never counted.
-WAITING = 1 << 20
+# Text is kept for counting up to this many characters, twice what the longest answer of this family can be.
+KEPT = 4 << 20
+# A host's cost has fewer digits than this on either side of its point.
+LONGEST = 40
 CACHED = ("prompt_cache_hit_tokens", "prompt_tokens_details.cached_tokens", "timings.cache_n")
 REASONING = ("completion_tokens_details.reasoning_tokens", "reasoning_tokens")
 
@@ -28,34 +30,26 @@ class Tally:
     def __init__(self, counter: TextCounter) -> None:
         self._counter = counter
         self._pieces: list[str] = []
-        self._waiting = 0
-        self._counted = 0
+        self._estimated = 0
+        self.length = 0
+        """Characters so far."""
         self.chunks = 0
 
     def add(self, text: str) -> None:
-        """One chunk's text, not empty."""
+        """One chunk's text, not empty. Adding never tokenises; beyond what any model writes, text is estimated and let go."""
         self.chunks += 1
-        self._pieces.append(text)
-        self._waiting += len(text)
-        if self._waiting > WAITING:
-            self._count()
-
-    @property
-    def length(self) -> int:
-        """Characters so far."""
-        return self._counted + self._waiting
+        self.length += len(text)
+        if self.length <= KEPT:
+            self._pieces.append(text)
+        else:
+            self._estimated += estimate(text)
 
     @property
     def tokens(self) -> int:
         """Tokens so far; a host sends at least one in each chunk that has text."""
-        self._count()
-        return max(self._counter.count, self.chunks)
-
-    def _count(self) -> None:
         self._counter.feed("".join(self._pieces))
         self._pieces.clear()
-        self._counted += self._waiting
-        self._waiting = 0
+        return max(self._counter.count + self._estimated, self.chunks)
 
 
 class Report(Struct, frozen=True):
@@ -118,6 +112,8 @@ class Meter:
 
     def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
         """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: every choice has its finish."""
+        if bytes(usage).strip() == b"{}":
+            return
         self._raw = (usage, timings)
         self._report = _UNREAD
         self._final = final
@@ -156,7 +152,8 @@ class Meter:
             return None
         value = dig(self._answer_object(), path)
         if isinstance(value, Decimal):
-            return format(value, "f")
+            # A written-out number of a million digits would be an attack; receipts judge the amount.
+            return format(value, "f") if value.is_finite() and -LONGEST < value.adjusted() < LONGEST else str(value)
         return str(value) if type(value) is int else value if isinstance(value, str) else None
 
     @property
@@ -165,19 +162,17 @@ class Meter:
         report = self._read()
         return report is not None and (isinstance(report, _Absurd) or report.disputed)
 
-    def billed(self, complete: bool) -> Usage | None:
+    def billed(self) -> Usage | None:
         """What the host reported as its bill; None where it did not, or where its figures cannot be.
 
-        `complete`: the answer came to its end; else only a report that came after the finish counts as the bill.
+        Only a report that came with the finish or after it is the bill: one in between says how far the host was then.
         """
         report = self._read()
-        if isinstance(report, Report) and (self._final or (complete and self.finish is not None)):
-            return self._as_reported(report)
-        return None
+        return self._as_reported(report) if isinstance(report, Report) and self._final else None
 
-    def usage(self, complete: bool) -> Usage:
+    def usage(self) -> Usage:
         """What was used: as billed, else as counted here, which takes a while for a long answer."""
-        billed = self.billed(complete)
+        billed = self.billed()
         if billed is not None:
             return billed
         report = self._read()

@@ -6,6 +6,7 @@ Reading stops while a send waits, so what is in flight is bounded by the two soc
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from gateway.errors import UpstreamError
 from gateway.shape import StreamShape
@@ -54,3 +55,15 @@ async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks
         watch.content_seen()
         pieces.append(data)
     return b"".join(pieces)
+
+
+async def glimpse(answer: Answer, watch: Watch, limit: int) -> bytes:
+    """The beginning of a refusal's body; its status alone decides, so a body that is too long or breaks is just cut."""
+    pieces: list[bytes] = []
+    with suppress(UpstreamError):
+        while sum(map(len, pieces)) < limit and not answer.ended:
+            data = await watch.guard(answer.read())
+            if not data:
+                break
+            pieces.append(data)
+    return b"".join(pieces)[:limit]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -22,13 +23,15 @@ from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
 from gateway.receipts import Journey
-from gateway.relay import collect, pump
+from gateway.relay import WHOLE_LIMIT, collect, glimpse, pump
 from gateway.sanitise import count_sent
 from gateway.shape import StreamFailure, StreamShape
 from gateway.upstream.port import Answer
 from gateway.usage import Usage
 from gateway.watch import Watch
 
+# What hosts and proxies say of a body that is no stream; anything else is read as one.
+NO_STREAM = ("application/json", "text/html")
 # An error body longer than this says nothing more.
 ERROR_LIMIT = 64 * 1024
 # Seconds of nothing but keep-alive blanks after which the client gets them too.
@@ -100,7 +103,7 @@ class Reply(ABC):
 
     def usage(self, complete: bool) -> Usage:
         """What was used: reported by the host where it did, else counted."""
-        usage = self.meter.usage(complete)
+        usage = self.meter.usage()
         if usage.sources.cache_miss != "counted":
             return usage
         # The estimate was good enough for a hold; a charge is worth the real tokenizer, or what earlier answers teach of an unknown one.
@@ -114,7 +117,7 @@ class Reply(ABC):
         return self._take(answer) if answer.status == 200 else self._refused(answer)
 
     async def _refused(self, answer: Answer) -> None:
-        body = await collect(answer, self._watch, ERROR_LIMIT)
+        body = await glimpse(answer, self._watch, ERROR_LIMIT)
         raise refusal(self._deployment.host.host, answer.status, read_error(answer.status, body), answer.retry_after)
 
     @abstractmethod
@@ -161,7 +164,7 @@ class StreamReply(Reply):
         return tuple(sorted(self.shape.edits))
 
     async def _take(self, answer: Answer) -> None:
-        if answer.content_type != "text/event-stream":
+        if answer.content_type in NO_STREAM:
             raise await self._no_stream(answer)
         await pump(answer, self.shape, self._sink, self._watch)
         if self.shape.failure is not None:
@@ -185,11 +188,13 @@ class StreamReply(Reply):
         return UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
 
     async def _no_stream(self, answer: Answer) -> UpstreamError:
-        """An answer that is no stream although one was asked for: an error in a 200, or a page of a proxy."""
-        body = await collect(answer, self._watch, ERROR_LIMIT)
-        kind = answer.content_type or "no content type"
-        said = read_error(answer.status, body).message if kind == "application/json" else f"it sent {kind}"
-        return UpstreamError(f"{self._deployment.host.host} did not answer with a stream: {said}", dispatched=True, billed=False)
+        """An answer that is no stream although one was asked for: an error in a 200, a whole answer, or a page of a proxy."""
+        raw = await collect(answer, self._watch)
+        said = read_error(answer.status, raw).message if answer.content_type == "application/json" else f"it sent {answer.content_type}"
+        with suppress(ValueError):
+            feed_anyway(self.meter, read_json(raw))
+        billed = self.meter.produced or bool(self.meter.reported)
+        return UpstreamError(f"{self._deployment.host.host} did not answer with a stream: {said}", dispatched=True, billed=billed)
 
 
 class AssembledReply(StreamReply):
@@ -200,8 +205,12 @@ class AssembledReply(StreamReply):
     def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
         super().__init__(journey, responder, watch, experience)
         self._assembler = Assembler()
+        self._size = 0
 
     async def _sink(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > WHOLE_LIMIT:
+            raise UpstreamError(f"The host's answer is larger than {WHOLE_LIMIT} bytes.", dispatched=True)
         self._assembler.feed_events(data)
 
     async def finish(self, row: LedgerRow) -> None:
@@ -238,7 +247,9 @@ class WholeReply(Reply):
         try:
             body = read_json(text)
         except ValueError:
-            raise UpstreamError(f"{self._deployment.host.host} sent no JSON.", dispatched=True, billed=False) from None
+            # A page of a proxy is free; a broken answer is not.
+            billed = bool(text) and answer.content_type != "text/html"
+            raise UpstreamError(f"{self._deployment.host.host} sent no JSON.", dispatched=True, billed=billed) from None
         fault = fault_of(body)
         if fault is not None:
             self.failure = self._failed(fault, body)
@@ -261,8 +272,7 @@ class WholeReply(Reply):
 
     def _failed(self, fault: HostError, body: Any) -> FaregateError:
         """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""
-        if isinstance(body, dict) and isinstance(body.get("usage"), dict):
-            self.meter.feed_answer(body)
+        feed_anyway(self.meter, body)
         if not self.meter.reported and not self.meter.produced:
             return refusal(self._deployment.host.host, fault.status or 500, fault)
         return UpstreamError(f"{self._deployment.host.host}: {fault.message}", dispatched=True)
@@ -284,3 +294,9 @@ class WholeReply(Reply):
             await self._responder.end()
         else:
             await self._responder.whole(200, self._priced_headers(row), data)
+
+
+def feed_anyway(meter: Meter, body: Any) -> None:
+    """Let the meter see a failed answer that says what it used or holds text: that much the host has done."""
+    if isinstance(body, dict) and (isinstance(body.get("usage"), dict) or isinstance(body.get("choices"), list)):
+        meter.feed_answer(body)

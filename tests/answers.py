@@ -74,7 +74,7 @@ class Run:
     meter: Meter
 
     def result(self) -> dict[str, Any]:
-        usage = self.meter.usage(complete=self.shape.failure is None)
+        usage = self.meter.usage()
         failure = self.shape.failure
         return {
             "usage": usage.counts(),
@@ -96,6 +96,6 @@ def run(target: Deployment, reads: Sequence[bytes], *, asked: bool = False, stop
     if not shape.over:
         shape.end()
     if shape.failure is None:
-        usage = meter.usage(complete=True)
+        usage = meter.usage()
         client += shape.tail(decorate_usage(meter.reported, usage, COST))
     return Run(client, shape, meter)

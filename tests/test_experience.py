@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.experience import TYPICAL_PACE, Experience
+from gateway.experience import FASTEST_PACE, TYPICAL_PACE, Experience
 from gateway.usage import Sources, Usage
 
 COUNTED = Sources("unknown", "counted", "counted", "counted")
@@ -20,10 +20,16 @@ def test_a_new_deployment_is_taken_as_estimated() -> None:
 def test_reported_answers_correct_prompt_and_pace() -> None:
     experience = Experience()
     for _ in range(40):
-        experience.learn("novita/r1", Usage(0, 120, 500, 0), 100, 1000)
+        experience.learn("novita/r1", Usage(0, 120, 200, 0), 100, 1000)
     assert 118 <= experience.prompt("novita/r1", 100) <= 122
-    assert 490 <= experience.unseen_output("novita/r1", 1000) <= 510
+    assert 195 <= experience.unseen_output("novita/r1", 1000) <= 205
     assert experience.prompt("nebius/r1", 100) == 100, "another deployment learns nothing from it"
+
+
+def test_one_impossible_answer_does_not_set_the_pace() -> None:
+    experience = Experience()
+    experience.learn("novita/r1", Usage(0, 120, 393_216, 0), 100, 1)
+    assert experience.unseen_output("novita/r1", 1000) == FASTEST_PACE
 
 
 def test_our_own_counts_teach_nothing() -> None:

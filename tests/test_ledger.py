@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -21,6 +22,7 @@ from gateway.ledger.columns import request_columns, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
 from gateway.ledger.sqlite import SqliteLedger, check_sqlite
+from gateway.ledger.unsettled import LIMIT
 from gateway.ledger.verify import INVARIANTS, verify
 from gateway.ledger.writer import BATCH, Writer
 from gateway.money import Parts
@@ -56,6 +58,7 @@ ROW = LedgerRow(
     disputed=True,
     stream=True,
 )
+REAL_VFS = apsw.vfs_names()[0]
 RELEASED = replace(ROW, nano=0, usage=None, parts=None, status="client_error", attempts=())
 
 
@@ -296,7 +299,7 @@ async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: Sql
     operations.hold(db, 1000, replace(HOLD, id="mine"), "me", 30)
     operations.hold(db, 1000, replace(HOLD, id="yours"), "you", 30)
 
-    assert operations.renew(db, 1020, "me", 30) == 1
+    assert operations.renew(db, 1020, {"mine", "of nobody"}, 30) == 1
 
     assert operations.reap(db, 1029) == 0
     assert operations.reap(db, 1030) == 1
@@ -442,7 +445,7 @@ async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(pa
     pages = db.pragma("page_count")
     db.pragma("max_page_count", pages)
     flusher = Flusher(lambda: None, asyncio.get_running_loop())
-    writer = Writer(db, flusher, asyncio.get_running_loop())
+    writer = Writer(db, flusher, asyncio.get_running_loop(), patience=5)
 
     def fill(db: apsw.Cursor, _now: int) -> None:
         db.execute("INSERT INTO t VALUES (zeroblob(20000))")
@@ -457,6 +460,240 @@ async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(pa
     await flusher.close()
     db.close()
     assert look(path, "SELECT count(*) FROM t") == [(1,)]
+
+
+# -- what the store could not take
+
+
+IMPATIENT = 0.02
+"""Seconds that a ledger waits for the other process: its writes fail soon while `locked`."""
+
+# What ends a request, its state afterwards, and the entries that it leaves.
+ENDS: dict[Event, tuple[LedgerRow, State, list[tuple[str, int]]]] = {
+    "settle": (ROW, "settled", [("settle", 400)]),
+    "release": (RELEASED, "released", []),
+}
+
+
+async def end(ledger: SqliteLedger, event: Event, row: LedgerRow) -> None:
+    await (ledger.settle(row) if event == "settle" else ledger.release(row))
+
+
+@pytest.mark.parametrize("event", ENDS)
+async def test_what_another_process_kept_out_lands_once_as_soon_as_it_is_gone(path: Path, event: Event) -> None:
+    row, state, entries = ENDS[event]
+    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailable):
+            await end(ledger, event, row)
+    assert (ledger.unsettled, ledger.ready()) == (1, False)
+    assert await ledger.request("r1") is None
+
+    unlock(lock)
+    await eventually(ledger.ready)
+
+    assert ledger.unsettled == 0
+    assert await ledger.request("r1") == row
+    await end(ledger, event, row)
+    assert look(path, "SELECT state FROM hold") == [(state,)]
+    assert look(path, "SELECT kind, nano FROM entry") == entries
+    assert await ledger.verify() == []
+    await ledger.close()
+    assert not ledger.ready()
+
+
+class FullFile(apsw.VFSFile):
+    """Takes no byte past its end while there is no room."""
+
+    def __init__(self, room: threading.Event, name: apsw.URIFilename | str | None, flags: list[int]) -> None:
+        self._room = room
+        super().__init__(REAL_VFS, name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        if not self._room.is_set() and offset + len(data) > self.xFileSize():
+            raise apsw.FullError("no space left on device")
+        super().xWrite(data, offset)
+
+
+class FullVFS(apsw.VFS):
+    def __init__(self, room: threading.Event) -> None:
+        self._room = room
+        super().__init__("full", REAL_VFS, makedefault=True)
+
+    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:
+        return FullFile(self._room, name, flags)
+
+
+@contextmanager
+def disk_of_some_room() -> Iterator[threading.Event]:
+    """Every database that is opened meanwhile lives on a disk that has room while the event is set."""
+    room = threading.Event()
+    room.set()
+    vfs = FullVFS(room)
+    try:
+        yield room
+    finally:
+        vfs.unregister()
+
+
+async def test_charges_of_a_full_disk_land_once_there_is_room(path: Path) -> None:
+    rows = [replace(ROW, id=f"r{number}", nano=number, parts=Parts(0, 0, number)) for number in range(1, 2 * BATCH)]
+    with disk_of_some_room() as room:
+        ledger = SqliteLedger(path, lease=0.3)
+        await ledger.start()
+        await asyncio.gather(*(ledger.hold(replace(HOLD, id=row.id)) for row in rows))
+        room.clear()
+        answers = await asyncio.gather(*(ledger.settle(row) for row in rows), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {LedgerUnavailable}
+        assert ledger.unsettled == len(rows)
+
+        room.set()
+        await eventually(ledger.ready)
+
+        assert look(path, "SELECT rid, kind, nano FROM entry ORDER BY nano") == [(row.id, "settle", row.nano) for row in rows]
+        assert look(path, "SELECT rid FROM request ORDER BY rowid") == [(row.id,) for row in rows], "the oldest come first"
+        assert await ledger.verify() == []
+        await ledger.close()
+
+
+async def test_a_hold_whose_charge_waits_is_renewed_so_that_it_does_not_expire(path: Path) -> None:
+    # On a full disk, what is in the file can be written anew: the lease goes on for longer than it lasts.
+    with disk_of_some_room() as room:
+        ledger = SqliteLedger(path, lease=0.06, log_pages=1)
+        await ledger.start()
+        await ledger.hold(HOLD)
+        lock = locked(path)
+        settling = asyncio.create_task(ledger.settle(ROW))
+        await asyncio.sleep(0)
+        settling.cancel()
+        unlock(lock)
+        room.set()
+        await eventually(ledger.ready)
+        await ledger.close()
+
+
+async def test_a_charge_whose_caller_left_lands_although_it_could_not_be_written_then(path: Path) -> None:
+    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    settling = asyncio.create_task(ledger.settle(ROW))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    with pytest.raises(LedgerUnavailable):  # it waited behind the charge, so that has failed by now
+        await ledger.hold(replace(HOLD, id="r2"))
+
+    unlock(lock)
+    await eventually(ledger.ready)
+
+    assert look(path, "SELECT rid, nano FROM entry") == [("r1", 400)]
+    await ledger.close()
+
+
+async def test_close_tries_again_what_waits(path: Path) -> None:
+    ledger = SqliteLedger(path, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.settle(ROW)
+    unlock(lock)
+
+    await ledger.close()
+
+    assert look(path, "SELECT kind, nano FROM entry") == [("settle", 400)]
+
+
+async def test_what_close_cannot_settle_is_named_without_content_and_expires(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = SqliteLedger(path, lease=0.06, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.settle(ROW)
+
+    await ledger.close()
+    unlock(lock)
+
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+    assert "request r1 " in said
+    assert "search" not in said
+    assert ledger.unsettled == 0
+    assert await ends_expired(path) == [("r1", "expire", 500)]
+
+
+async def ends_expired(path: Path) -> list[tuple[apsw.SQLiteValue, ...]]:
+    """The entries, once another gateway has found that no hold is open any more."""
+    other = SqliteLedger(path)
+    await other.start()
+    async with asyncio.timeout(10):
+        while look(path, "SELECT 1 FROM hold WHERE state = 'held'"):
+            await other.reap()
+    assert await other.verify() == []
+    await other.close()
+    return look(path, "SELECT rid, kind, nano FROM entry ORDER BY rid")
+
+
+async def test_the_hold_of_a_charge_that_is_given_up_expires(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.settle(replace(ROW, currency="CNY"))
+    unlock(lock)
+
+    await eventually(ledger.ready)
+
+    assert "settle of request r1 is given up" in caplog.text
+    await eventually(lambda: look(path, "SELECT state FROM hold") == [("expired",)])
+    assert look(path, "SELECT kind, nano FROM entry") == [("expire", 500)]
+    await ledger.close()
+
+
+async def test_the_hold_of_a_course_that_is_lost_expires_and_the_others_are_renewed(path: Path) -> None:
+    ledger = SqliteLedger(path, lease=0.3)
+    await ledger.start()
+    for id in ("refused", "forgotten", "open"):
+        await ledger.hold(replace(HOLD, id=id))
+    with pytest.raises(HoldError):
+        await ledger.release(replace(ROW, id="refused"))
+    ledger.forget("forgotten")
+
+    expired = "SELECT rid FROM hold WHERE state = 'expired' ORDER BY rid"
+    await eventually(lambda: look(path, expired) == [("forgotten",), ("refused",)])
+    (first,) = look(path, "SELECT expires FROM hold WHERE rid = 'open'")
+    await eventually(lambda: look(path, "SELECT expires - 300000 FROM hold WHERE rid = 'open'") > [first])
+
+    assert await ledger.settle(replace(ROW, id="open"))
+    assert look(path, "SELECT kind FROM entry WHERE rid = 'open'") == [("settle",)]
+    await ledger.close()
+
+
+async def test_no_more_wait_than_there_is_room_for_and_no_hold_is_taken_meanwhile(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = [f"r{number:04}" for number in range(LIMIT + 1)]
+    ledger = SqliteLedger(path, lease=2, patience=IMPATIENT)
+    await ledger.start()
+    await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
+    lock = locked(path)
+    await asyncio.gather(*(ledger.settle(replace(ROW, id=id)) for id in ids), return_exceptions=True)
+    assert ledger.unsettled == LIMIT
+    assert f"settle of request {ids[-1]} is given up" in caplog.text
+    with pytest.raises(LedgerUnavailable, match="Too many"):
+        await ledger.hold(HOLD)
+
+    unlock(lock)
+    await eventually(ledger.ready)
+
+    assert look(path, "SELECT count(*), sum(nano) FROM entry WHERE kind = 'settle'") == [(LIMIT, LIMIT * 400)]
+    await ledger.hold(HOLD)
+    await eventually(lambda: look(path, "SELECT rid FROM hold WHERE state = 'expired'") == [(ids[-1],)])
+    await ledger.close()
 
 
 # -- flushes
@@ -518,6 +755,7 @@ async def test_after_a_flush_that_failed_nothing_is_acknowledged_any_more(path: 
     with pytest.raises(LedgerUnavailable, match="flushed"):
         await ledger.hold(replace(HOLD, id="r2"))
     assert ledger.flushes == 0
+    assert (ledger.unsettled, ledger.ready()) == (1, False)
     await ledger.close()
 
 

@@ -205,7 +205,7 @@ def test_of_two_usage_chunks_a_client_gets_the_last() -> None:
     made = run(deployment(), [text_chunk("a"), text_chunk("", finish="stop"), first, second, b"data: [DONE]\n\n"], asked=True)
 
     (usage,) = [chunk["usage"] for chunk in chunks(made.client) if not chunk["choices"]]
-    assert usage["prompt_tokens"] == made.meter.usage(True).prompt == 6
+    assert usage["prompt_tokens"] == made.meter.usage().prompt == 6
 
 
 def test_usage_in_a_chunk_of_an_empty_choice_comes_after_the_finish() -> None:
@@ -278,7 +278,7 @@ def test_recorded_streams_assemble_to_the_same_answer() -> None:
         made = run(target, [sent])
         assembler = Assembler()
         assembler.feed_events(made.client)
-        message = assembler.answer(decorate_usage(made.meter.reported, made.meter.usage(True), COST))["choices"][0]["message"]
+        message = assembler.answer(decorate_usage(made.meter.reported, made.meter.usage(), COST))["choices"][0]["message"]
 
         content, reasoning, calls = texts(list(json_lines(sent)))
         assert (message["content"], message["reasoning_content"] or "") == (content, reasoning), name
@@ -288,7 +288,7 @@ def test_recorded_streams_assemble_to_the_same_answer() -> None:
 def from_client(target: Any, sent: bytes) -> tuple[list[dict[str, Any]], Any]:
     made = run(target, [sent], asked=True)
     assert made.shape.failure is None
-    return list(json_lines(made.client)), made.meter.usage(True)
+    return list(json_lines(made.client)), made.meter.usage()
 
 
 def json_lines(stream: bytes) -> Iterator[dict[str, Any]]:

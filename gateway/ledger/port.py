@@ -56,7 +56,18 @@ class Spend:
 
 
 class Ledger(Protocol):
-    """Holds, charges and the questions about them. Every method may raise LedgerUnavailable."""
+    """Holds, charges and the questions about them. Every method that waits may raise LedgerUnavailable.
+
+    A settle or release that raises it is not lost: the ledger keeps the row and tries again, to the same effect, once.
+    """
+
+    def ready(self) -> bool:
+        """Whether new requests should come: the ledger is open, and no settle or release waits for its store."""
+        ...
+
+    def forget(self, id: str) -> None:
+        """This request is no longer on its way: if it has not ended, its hold is renewed no longer, and expires."""
+        ...
 
     async def hold(self, hold: Hold) -> None:
         """Committed, and safe from `kill -9`, when it returns. An id that was used before: HoldError."""

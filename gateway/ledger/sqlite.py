@@ -23,9 +23,10 @@ from gateway.ledger import operations
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
-from gateway.ledger.port import HoldError, Spend, SpendBy
+from gateway.ledger.port import Event, HoldError, Spend, SpendBy
+from gateway.ledger.unsettled import Unsettled
 from gateway.ledger.verify import verify_connection
-from gateway.ledger.writer import Operation, Writer
+from gateway.ledger.writer import BATCH, Operation, Writer
 from gateway.outcome import Hold, LedgerRow
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ T = TypeVar("T")
 OLDEST_SQLITE: Final = (3, 51, 3)
 LEASE_SECONDS: Final = 30.0
 _SCHEMA_VERSION: Final = 1
-_BUSY_MILLISECONDS: Final = 5000
+PATIENCE_SECONDS: Final = 5.0
 LOG_PAGES: Final = 4000
 
 _GROUPS: Final[dict[SpendBy, str]] = {
@@ -67,11 +68,15 @@ class _File:
 
 
 class SqliteLedger:
-    """The port `Ledger` on one file. Between start() and close(), a background task renews leases and expires what is overdue.
+    """The port `Ledger` on one file. Between start() and close(), a background task keeps the leases of the holds that are open
+    here, expires what is overdue, and tries again what the store could not take.
 
-    `lease` is in seconds, by the database's clock. `on_commit(op, seconds)` is told how long each operation took until its
-    caller could go on. `sync(descriptor)` makes what was written to a file survive a power cut. The log is copied into the
-    file whenever it has grown by `log_pages` of 4 KiB.
+    A settle or release that raises LedgerUnavailable is not lost: it waits in memory and takes effect once, as soon as the
+    store works again; close() tries a last time and logs the ids of the rest. A spool that outlives the process is to come.
+
+    `lease` is in seconds, by the database's clock, and so is `patience`: how long to wait for another process that holds the
+    file. `on_commit(op, seconds)` is told how long each operation took until its caller could go on. `sync(descriptor)` makes
+    what was written to a file survive a power cut. The log is copied into the file whenever it has grown by `log_pages` of 4 KiB.
     """
 
     def __init__(
@@ -82,11 +87,16 @@ class SqliteLedger:
         on_commit: Callable[[str, float], None] | None = None,
         sync: Callable[[int], None] = os.fdatasync,
         log_pages: int = LOG_PAGES,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._path = Path(path)
         self._lease = lease
         self._lease_microseconds = round(lease * 1_000_000)
+        self._patience = patience
         self._owner = token_hex(8)
+        # The holds of requests that are on their way in this process; those of _unsettled are no longer among them.
+        self._running: set[str] = set()
+        self._unsettled = Unsettled()
         self._on_commit = on_commit
         self._sync = sync
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
@@ -101,14 +111,14 @@ class SqliteLedger:
         """Open (or create) the file; raises LedgerUnavailable with the remedy when that cannot be."""
         check_sqlite(apsw.sqlite_lib_version())
         try:
-            file = await asyncio.to_thread(_open, self._path)
+            file = await asyncio.to_thread(_open, self._path, self._patience)
         except (apsw.Error, OSError) as problem:
             text = f"The ledger {self._path} cannot be opened: {problem}. Check the folder and its permissions."
             raise LedgerUnavailable(text) from problem
         self._loop = asyncio.get_running_loop()
         self._file = file
         self._flusher = Flusher(partial(self._sync, file.log), self._loop)
-        self._writer = Writer(file.writer, self._flusher, self._loop)
+        self._writer = Writer(file.writer, self._flusher, self._loop, self._patience)
         self._keeper = Keeper(file.keeper, file.guard, self._writer)
         file.writer.set_wal_hook(self._log_grew)
         self._start_task(self._keep_up())
@@ -118,8 +128,11 @@ class SqliteLedger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._file is not None and self._writer is not None:
+            await self._try_again()
             file, self._file = self._file, None
             await self._writer.close()
+            # Those too whose first try the store has refused just now.
+            self._unsettled.give_up_all("the ledger is closed")
             await self._flusher.close()
             await self._keeper.close()
             await self._loop.run_in_executor(self._readers, _close, file)
@@ -134,7 +147,20 @@ class SqliteLedger:
         """How often charges were flushed to the disk before their callers went on."""
         return self._flusher.flushes
 
+    @property
+    def unsettled(self) -> int:
+        """How many settles and releases wait for the store."""
+        return len(self._unsettled)
+
+    def ready(self) -> bool:
+        return self._file is not None and not self._unsettled
+
+    def forget(self, id: str) -> None:
+        self._running.discard(id)
+
     async def hold(self, hold: Hold) -> None:
+        if self._unsettled.full:
+            raise LedgerUnavailable("Too many charges wait for the ledger.", retry_after=1)
         began = self._loop.time()
         owner, lease = self._owner, self._lease_microseconds
         future = self._open_writer.submit(lambda db, now: operations.hold(db, now, hold, owner, lease), durable=False, firm=False)
@@ -143,25 +169,22 @@ class SqliteLedger:
         except asyncio.CancelledError:
             self._abandon(hold.id, future)
             raise
+        self._running.add(hold.id)
         self._committed("hold", began)
 
     async def extend(self, hold: Hold) -> None:
         await self._write("extend", lambda db, _now: operations.extend(db, hold), durable=False)
 
     async def settle(self, row: LedgerRow) -> bool:
-        settled: bool = await self._write("settle", lambda db, now: operations.finish(db, now, "settle", row), durable=True)
-        return settled
+        return await self._end("settle", row, self._finish("settle", row))
 
     async def release(self, row: LedgerRow) -> None:
-        if row.nano:
-            raise HoldError(f"request {row.id} costs {row.nano} nano {row.currency}: settle it")
-        if not await self._write("release", lambda db, now: operations.release_open(db, now, row), durable=False):
-            await self._write("release", lambda db, now: operations.finish(db, now, "release", row), durable=True)
+        await self._end("release", row, self._release(row))
 
     async def renew(self) -> int:
-        """Give every open hold of this ledger object a new lease; the number of them."""
-        operation = partial(operations.renew, owner=self._owner, lease=self._lease_microseconds)
-        return await self._keep("renew", operation)
+        """Give every hold that is open in this ledger object a new lease; the number of them."""
+        ids = self._running.union(self._unsettled.ids())
+        return await self._keep("renew", partial(operations.renew, ids=ids, lease=self._lease_microseconds))
 
     async def reap(self) -> int:
         """Expire every hold whose lease is over, whoever made it; the number of them.
@@ -197,6 +220,40 @@ class SqliteLedger:
         if self._writer is None:
             raise LedgerUnavailable("The ledger is not started.")
         return self._writer
+
+    async def _end(self, event: Event, row: LedgerRow, work: Coroutine[Any, Any, bool]) -> bool:
+        """Whatever comes of it, the request is no longer on its way: it has ended, or its end waits for the store."""
+        try:
+            return await work
+        except (LedgerUnavailable, asyncio.CancelledError):
+            # A caller that left does not learn whether it was written. To try again settles that: it has an effect once.
+            self._unsettled.keep(event, row)
+            raise
+        finally:
+            self._running.discard(row.id)
+
+    async def _release(self, row: LedgerRow) -> bool:
+        if row.nano:
+            raise HoldError(f"request {row.id} costs {row.nano} nano {row.currency}: settle it")
+        if await self._write("release", lambda db, now: operations.release_open(db, now, row), durable=False):
+            return True
+        return await self._finish("release", row)
+
+    async def _finish(self, event: Event, row: LedgerRow) -> bool:
+        done: bool = await self._write(event, lambda db, now: operations.finish(db, now, event, row), durable=True)
+        return done
+
+    async def _try_again(self) -> None:
+        """Settle what waits, oldest first, as long as the store takes it."""
+        while ends := self._unsettled.oldest(BATCH):
+            answers = await asyncio.gather(*(self._finish(event, row) for event, row in ends), return_exceptions=True)
+            for (event, row), answer in zip(ends, answers, strict=True):
+                if isinstance(answer, bool):
+                    self._unsettled.done(event, row)
+                elif not isinstance(answer, LedgerUnavailable):
+                    self._unsettled.give_up(event, row, f"the ledger refuses it: {type(answer).__name__}")
+            if any(isinstance(answer, LedgerUnavailable) for answer in answers):
+                return
 
     async def _write(self, op: str, operation: Operation, *, durable: bool) -> Any:
         began = self._loop.time()
@@ -260,8 +317,9 @@ class SqliteLedger:
             self._checkpoint_at = self._log_pages if anew else self._pages + self._log_pages
 
     async def _keep_up(self) -> None:
-        """Renew first, then reap: a loop that stood still for longer than a lease does not expire its own holds."""
+        """Settle and renew first, then reap: a loop that stood still for longer than a lease does not expire its own holds."""
         while True:
+            await self._try_again()
             try:
                 await self.renew()
                 if reaped := await self.reap():
@@ -271,9 +329,9 @@ class SqliteLedger:
             await asyncio.sleep(self._lease / 3)
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path, patience: float) -> _File:
     path.parent.mkdir(parents=True, exist_ok=True)
-    keeper = _connect(path)
+    keeper = _connect(path, patience)
     keeper.execute("PRAGMA journal_mode = WAL").fetchall()
     keeper.execute("PRAGMA synchronous = FULL")
     _create(keeper)
@@ -282,14 +340,14 @@ def _open(path: Path) -> _File:
     keeper.execute("PRAGMA synchronous = NORMAL")
     log = os.open(keeper.filename_wal, os.O_RDONLY)
     _sync_folder(path.parent)
-    writer = _connect(path)
-    writer.set_busy_timeout(0)  # it must not stop the loop while another process writes: the writer asks again
-    return _File(writer, keeper, _reader(path), _reader(path), log)
+    # Without a timeout: it must not stop the loop while another process writes, so the writer asks again.
+    writer = _connect(path, 0)
+    return _File(writer, keeper, _reader(path, patience), _reader(path, patience), log)
 
 
-def _connect(path: Path) -> apsw.Connection:
+def _connect(path: Path, patience: float) -> apsw.Connection:
     db = apsw.Connection(str(path))
-    db.set_busy_timeout(_BUSY_MILLISECONDS)
+    db.set_busy_timeout(round(patience * 1000))
     # Commits are not flushed, but checkpoints are, and the log when it starts anew.
     db.execute("PRAGMA synchronous = NORMAL")
     # A checkpoint flushes, so the keeper makes them and no commit does.
@@ -299,9 +357,9 @@ def _connect(path: Path) -> apsw.Connection:
     return db
 
 
-def _reader(path: Path) -> apsw.Connection:
+def _reader(path: Path, patience: float) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    db.set_busy_timeout(_BUSY_MILLISECONDS)
+    db.set_busy_timeout(round(patience * 1000))
     return db
 
 

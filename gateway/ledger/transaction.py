@@ -23,6 +23,7 @@ STORE_FAILURES: Final = (
     apsw.CorruptError,
     apsw.NotADBError,
     apsw.NoMemError,
+    apsw.ProtocolError,
 )
 
 

@@ -27,8 +27,7 @@ from gateway.ledger.transaction import STORE_FAILURES, transact, unavailable
 
 # The most operations of one transaction: about one millisecond of the loop's time.
 BATCH: Final = 64
-# How long operations wait for another process that holds the file, and how often they look, in seconds.
-BUSY: Final = 5.0
+# How often operations look whether another process still holds the file, in seconds.
 _RETRY: Final = 0.001
 
 # Called in a transaction, with the database's clock in microseconds. HoldError only before its first write.
@@ -44,10 +43,14 @@ class _Job:
 
 
 class Writer:
-    """Owns the loop's writing connection, whose busy timeout must be 0. `commits` counts groups."""
+    """Owns the loop's writing connection, whose busy timeout must be 0. `commits` counts groups.
 
-    def __init__(self, connection: apsw.Connection, flusher: Flusher, loop: asyncio.AbstractEventLoop) -> None:
+    `patience` is how long operations wait for another process that holds the file, in seconds.
+    """
+
+    def __init__(self, connection: apsw.Connection, flusher: Flusher, loop: asyncio.AbstractEventLoop, patience: float) -> None:
         self.commits = 0
+        self._patience = patience
         self._db = connection.cursor()
         self._flusher = flusher
         self._loop = loop
@@ -121,7 +124,7 @@ class Writer:
         now = self._loop.time()
         if self._busy_since is None:
             self._busy_since = now
-        if now - self._busy_since < BUSY:
+        if now - self._busy_since < self._patience:
             self._scheduled = True
             self._loop.call_later(_RETRY, self._commit)
             return
