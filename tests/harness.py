@@ -141,6 +141,10 @@ class LiveGateway:
     def pid(self) -> int:
         return self._process.process.pid
 
+    def terminate(self) -> None:
+        """One SIGTERM; `close` waits for the end."""
+        self._process.process.terminate()
+
     @property
     def log(self) -> str:
         return self._process.log.read_text()

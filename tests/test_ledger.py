@@ -479,10 +479,22 @@ async def end(ledger: SqliteLedger, event: Event, row: LedgerRow) -> None:
     await (ledger.settle(row) if event == "settle" else ledger.release(row))
 
 
+async def ends_expired(path: Path) -> list[tuple[apsw.SQLiteValue, ...]]:
+    """The entries, once another gateway has found that no hold is open any more."""
+    other = SqliteLedger(path)
+    await other.start()
+    async with asyncio.timeout(10):
+        while look(path, "SELECT 1 FROM hold WHERE state = 'held'"):
+            await other.reap()
+    assert await other.verify() == []
+    await other.close()
+    return look(path, "SELECT rid, kind, nano FROM entry ORDER BY rid")
+
+
 @pytest.mark.parametrize("event", ENDS)
 async def test_what_another_process_kept_out_lands_once_as_soon_as_it_is_gone(path: Path, event: Event) -> None:
     row, state, entries = ENDS[event]
-    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
+    ledger = SqliteLedger(path, lease=0.9, patience=IMPATIENT)
     await ledger.start()
     await ledger.hold(HOLD)
     lock = locked(path)
@@ -542,7 +554,7 @@ def disk_of_some_room() -> Iterator[threading.Event]:
 async def test_charges_of_a_full_disk_land_once_there_is_room(path: Path) -> None:
     rows = [replace(ROW, id=f"r{number}", nano=number, parts=Parts(0, 0, number)) for number in range(1, 2 * BATCH)]
     with disk_of_some_room() as room:
-        ledger = SqliteLedger(path, lease=0.3)
+        ledger = SqliteLedger(path, lease=0.9)
         await ledger.start()
         await asyncio.gather(*(ledger.hold(replace(HOLD, id=row.id)) for row in rows))
         room.clear()
@@ -559,24 +571,23 @@ async def test_charges_of_a_full_disk_land_once_there_is_room(path: Path) -> Non
         await ledger.close()
 
 
-async def test_a_hold_whose_charge_waits_is_renewed_so_that_it_does_not_expire(path: Path) -> None:
-    # On a full disk, what is in the file can be written anew: the lease goes on for longer than it lasts.
-    with disk_of_some_room() as room:
-        ledger = SqliteLedger(path, lease=0.06, log_pages=1)
-        await ledger.start()
-        await ledger.hold(HOLD)
-        lock = locked(path)
-        settling = asyncio.create_task(ledger.settle(ROW))
-        await asyncio.sleep(0)
-        settling.cancel()
-        unlock(lock)
-        room.set()
-        await eventually(ledger.ready)
-        await ledger.close()
+async def test_a_hold_whose_charge_waits_is_renewed_and_one_that_has_ended_is_not(path: Path) -> None:
+    ledger = SqliteLedger(path, patience=IMPATIENT)
+    await ledger.start()
+    await ledger.hold(HOLD)
+    lock = locked(path)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.settle(ROW)
+    unlock(lock)
+
+    assert await ledger.renew() == 1
+    assert await ledger.settle(ROW)
+    assert await ledger.renew() == 0
+    await ledger.close()
 
 
 async def test_a_charge_whose_caller_left_lands_although_it_could_not_be_written_then(path: Path) -> None:
-    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
+    ledger = SqliteLedger(path, lease=0.9, patience=IMPATIENT)
     await ledger.start()
     await ledger.hold(HOLD)
     lock = locked(path)
@@ -625,18 +636,6 @@ async def test_what_close_cannot_settle_is_named_without_content_and_expires(pat
     assert "search" not in said
     assert ledger.unsettled == 0
     assert await ends_expired(path) == [("r1", "expire", 500)]
-
-
-async def ends_expired(path: Path) -> list[tuple[apsw.SQLiteValue, ...]]:
-    """The entries, once another gateway has found that no hold is open any more."""
-    other = SqliteLedger(path)
-    await other.start()
-    async with asyncio.timeout(10):
-        while look(path, "SELECT 1 FROM hold WHERE state = 'held'"):
-            await other.reap()
-    assert await other.verify() == []
-    await other.close()
-    return look(path, "SELECT rid, kind, nano FROM entry ORDER BY rid")
 
 
 async def test_the_hold_of_a_charge_that_is_given_up_expires(path: Path, caplog: pytest.LogCaptureFixture) -> None:
