@@ -69,7 +69,7 @@ class Gateway:
         finally:
             stop.set()
             await asyncio.gather(watching, return_exceptions=True)
-            await exchange.ended(SETTLE_WITHIN)
+            await exchange.end(SETTLE_WITHIN)
             await upstream.close()
             await ledger.close()
 

@@ -91,8 +91,10 @@ class Exchange:
         """Answer one request through `responder`; raises only when the process itself is being stopped."""
         return _Course(self._ports, self._whole, self._running, request, caller, responder).run(gone)
 
-    async def ended(self, seconds: float) -> None:
-        """Every request that is under way has been settled, if that takes at most so long; call it before the ledger is closed."""
+    async def end(self, seconds: float) -> None:
+        """Cut what is still under way, and wait until it is settled, at most so long; call it before the ledger is closed."""
+        for task in self._running:
+            task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 

@@ -54,6 +54,7 @@ class Unsettled:
     def done(self, event: Event, row: LedgerRow) -> None:
         """The store has taken it."""
         del self._ends[row.id, event]
+        log.warning("ledger: the %s of request %s is in the ledger now", event, row.id)
 
     def give_up(self, event: Event, row: LedgerRow, why: str) -> None:
         del self._ends[row.id, event]
