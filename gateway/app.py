@@ -62,7 +62,7 @@ class Gateway:
         stop = asyncio.Event()
         watching = asyncio.create_task(self.policies.watch(stop))
         exchange = Exchange(self._ports(ledger, upstream))
-        front = self._front(exchange)
+        front = self._front(exchange, ledger)
         _spare_the_collector()
         try:
             await server.serve(front, self._admin(ledger, front), settings, on_hup=self.policies.reload, on_started=self._announce)
@@ -78,13 +78,13 @@ class Gateway:
         limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
         return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, Experience(), self.metrics)
 
-    def _front(self, exchange: Exchange) -> Front:
+    def _front(self, exchange: Exchange, ledger: SqliteLedger) -> Front:
         shifted = self.settings.clock is not None
         return Front(
             exchange=exchange,
             authenticate=self.keys.authenticate,
             models=self._models,
-            ready=self._ready,
+            ready=lambda: self._ready(ledger),
             max_body=int(self.settings.max_body),
             notice=(lambda: instant_text(self.clock.now())) if shifted else None,
         )
@@ -125,8 +125,8 @@ class Gateway:
             for name, host in policies.hosts.items()
         ]
 
-    def _ready(self) -> dict[str, Any]:
-        report: dict[str, Any] = {"ready": True, "policies": self.policies.current.digest, "policies_error": self.policies.error}
+    def _ready(self, ledger: SqliteLedger) -> dict[str, Any]:
+        report: dict[str, Any] = {"ready": ledger.ready(), "unsettled": ledger.unsettled, "policies": self.policies.current.digest, "policies_error": self.policies.error}
         if self.settings.clock is not None:
             report["clock"] = {"set": str(self.settings.clock), "now": instant_text(self.clock.now())}
         return report

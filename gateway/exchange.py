@@ -126,6 +126,8 @@ class _Course:
             await self._run(gone)
         finally:
             self._running.discard(task)
+            # Nothing after a settle; where our own mistake came between, the hold ends with its lease instead of living for ever.
+            self._ports.ledger.forget(self._request.id)
 
     async def _run(self, gone: Gone) -> None:
         try:
@@ -177,7 +179,7 @@ class _Course:
         try:
             await (self._ports.ledger.release(row) if usage is None else self._ports.ledger.settle(row))
         except FaregateError as error:
-            log.critical("request %s could not be settled: %s", row.id, error.message)
+            log.critical("request %s could not be settled yet, the ledger keeps its row: %s", row.id, error.message)
             failure = failure or error
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.
         self._hang_up()
