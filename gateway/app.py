@@ -126,7 +126,8 @@ class Gateway:
         ]
 
     def _ready(self, ledger: SqliteLedger) -> dict[str, Any]:
-        report: dict[str, Any] = {"ready": ledger.ready(), "unsettled": ledger.unsettled, "policies": self.policies.current.digest, "policies_error": self.policies.error}
+        policies = {"policies": self.policies.current.digest, "policies_error": self.policies.error}
+        report: dict[str, Any] = {"ready": ledger.ready(), "unsettled": ledger.unsettled, **policies}
         if self.settings.clock is not None:
             report["clock"] = {"set": str(self.settings.clock), "now": instant_text(self.clock.now())}
         return report

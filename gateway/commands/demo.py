@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     client_type = _client_type()
     with tempfile.TemporaryDirectory(prefix="faregate-demo-") as folder:
         stage = Stage(Path(folder), args.port, args.admin_port)
+        # Ended from outside, it still ends what it has started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             stage.open(_real_keys(policies), args.clock, () if args.only_engine else EMULATED, engine=not args.without_engine)
             _play(stage, client_type(base_url=stage.base_url, api_key=stage.key, max_retries=0), policies, args)
