@@ -94,7 +94,9 @@ async def connected(port: int) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def served(app: App, *, receive_seconds: float = 30.0, drain_seconds: int = 5, keep_alive_seconds: float = 75) -> AsyncIterator[int]:
+async def served(
+    app: App, *, receive_seconds: float = 30.0, drain_seconds: int = 5, keep_alive_seconds: float = 75, write_seconds: float = 120
+) -> AsyncIterator[int]:
     """The app behind the real server on a free port."""
     plane = Plane(
         app,
@@ -102,6 +104,7 @@ async def served(app: App, *, receive_seconds: float = 30.0, drain_seconds: int 
         receive_seconds=receive_seconds,
         drain_seconds=drain_seconds,
         keep_alive_seconds=keep_alive_seconds,
+        write_seconds=write_seconds,
     )
     await plane.start()
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import EncodingUnsupported, FaregateError, InvalidRequest
-from gateway.front.body import DEPTH, ROLES, STEERING, check_headers, decode, parse
+from gateway.front import body
+from gateway.front.body import DEPTH, STEERING, VALUES, check_headers, decode, parse
+from gateway.front.shapes import ROLES
 
 MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
 
@@ -123,7 +127,7 @@ MESSAGE_CASES: list[tuple[Any, str]] = [
     ([{"role": "assistant", "content": "a", "reasoning_content": 1}], "messages[0].reasoning_content"),
     ([{"role": "assistant", "content": "a", "reasoning": ["x"]}], "messages[0].reasoning"),
     ([{"role": "assistant", "tool_calls": {}}], "messages[0].tool_calls"),
-    ([{"role": "assistant", "tool_calls": ["x"]}], "messages[0].tool_calls"),
+    ([{"role": "assistant", "tool_calls": ["x"]}], "messages[0].tool_calls[0]"),
 ]
 
 
@@ -275,6 +279,50 @@ def test_headers_and_query_carry_nothing_that_steers(
         return
     with pytest.raises(refused):
         check_headers(headers, query)
+
+
+def large(inside: bytes) -> bytes:
+    return b'{"model":"m","messages":[{"role":"user","content":"hi"}],"metadata":%b}' % inside
+
+
+MILLIONS = 15 << 20
+# A duplicate is the last of as many keys as a body may have; the others have too many values.
+HOSTILE = {
+    "keys, the last one twice": b"{" + b",".join(b'"k%07d":0' % number for number in range(VALUES - 10)) + b',"k%07d":0}' % (VALUES - 11),
+    "objects, the last with one twice": b"[" + b'{"a":0},' * (VALUES // 2 - 5) + b'{"a":1,"a":2}]',
+    "keys": b"{" + b",".join(b'"%07d" :0' % number for number in range(MILLIONS // 14)) + b"}",
+    "lists": b"[" + b"[]," * (MILLIONS // 3) + b"0]",
+    "numbers": b"[" + b"0," * (MILLIONS // 2) + b"0]",
+    "texts": b"[" + b'"",' * (MILLIONS // 3) + b"0]",
+    "texts of quotes": b"[" + rb'"\\\"",' * (MILLIONS // 7) + b"0]",
+}
+
+
+@pytest.mark.parametrize("inside", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_body_takes_more_than_linear_time(inside: bytes) -> None:
+    data = large(inside)
+    assert len(data) < 16 << 20
+    begun = time.process_time()
+    with pytest.raises(InvalidRequest, match=r"twice|values"):
+        parse(data, "req-1")
+    assert time.process_time() - begun < 3  # 0.1 to 0.7 s; a search for each key would take minutes
+
+
+@pytest.mark.parametrize("part", ["[1,2,3],{}", 'a "quoted, quoted" b', '\\"[,', '\\\\",'])
+def test_separators_in_texts_are_no_values(part: str) -> None:
+    content = part * (2 * VALUES // len(part))
+    request = parse(json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode(), "req-1")
+    assert request.messages[0]["content"] == content
+
+
+async def test_a_large_body_leaves_the_loop_free() -> None:
+    data = large(b"[" + b'{"a":0},' * (VALUES // 2 - 5) + b"0]")
+    reading = asyncio.create_task(body.request(data, "req-1"))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (await reading).model == "m" and turns > 10
 
 
 WORDS = st.sampled_from(["a", "b", ":", '":', "a: b", '\\"', " :", ""])

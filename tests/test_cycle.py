@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.front.protocol import BEHIND_REQUESTS
 from gateway.front.wire import CYCLE, Fields, Message, Receive, Scope, Send
 from tests.raw_http import PATIENCE, Answer, Connection, connected, served
 
@@ -191,7 +192,20 @@ class Waiting:
         await self.left.wait()
 
 
-@pytest.mark.parametrize("behind", [b"", GET, GET * 10, post(b"x" * 1000)[:-1]], ids=["nothing", "one", "ten", "half a request"])
+BEHIND = {
+    "nothing": b"",
+    "one": GET,
+    "ten": GET * 10,
+    "half a request": post(b"x" * 1000)[:-1],
+    "a hundred": GET * 100,
+    "a large body": post(b"x" * 200_000),
+    "half of a huge body": post(b"x" * 5_000_000)[:-1],
+    "many bodies": post(b"x" * 100_000) * 30,
+    "no request": GET * 100 + b"\0" * 100_000,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND.keys())
 @pytest.mark.parametrize("half", [False, True], ids=["close", "half-close"])
 async def test_a_departure_is_told_at_once_whatever_came_behind(behind: bytes, half: bool) -> None:
     app = Waiting()
@@ -206,6 +220,61 @@ async def test_a_departure_is_told_at_once_whatever_came_behind(behind: bytes, h
             else:
                 client.close()
             await app.left.wait()
+
+
+# what comes behind a request under way -> how many of them all are answered
+TOO_MUCH = [
+    (GET * 200, BEHIND_REQUESTS),
+    (post(b"x" * 5_000_000), 1),
+    (GET + post(b"x" * 5_000_000) + GET, 2),
+    (post(b"x" * 300_000) * 9, 4),
+]
+
+
+@pytest.mark.parametrize(("behind", "answered"), TOO_MUCH, ids=["requests", "a body", "a body behind another", "bodies"])
+async def test_what_is_too_much_behind_an_answer_is_forgotten_and_the_rest_answered(behind: bytes, answered: int) -> None:
+    whole = App(start(FIVE), body(b"12345"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if not whole.bodies:
+            # Turns of the loop in which all of it is read, although nothing is answered.
+            for _ in range(2000):
+                await asyncio.sleep(0)
+        await whole(scope, receive, send)
+
+    async with served(app) as port, connected(port) as client:
+        await client.send(GET + behind)
+        answers = [await client.answer() for _ in range(answered)]
+        assert await client.until_closed() == b""
+    assert [answer.headers.get("connection") for answer in answers] == [None] * (answered - 1) + ["close"]
+    assert len(whole.bodies) == answered
+
+
+async def test_the_last_answer_comes_whole_although_its_client_goes_on_writing() -> None:
+    size = 12_000_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        await send(start((b"content-length", b"%d" % size)))
+        await send(body(b"x" * size))
+
+    async with served(app) as port, connected(port) as client:
+        await client.send(GET + post(b"x" * 2_000_000))
+        assert (await client.head())[1]["connection"] == "close"
+        for _ in range(size // 1_000_000):
+            client.writer.write(b"x" * 10_000)
+            await client.reader.readexactly(1_000_000)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_may_always_have_a_few_requests_under_way() -> None:
+    app = App(start(FIVE), body(b"12345"))
+    async with served(app) as port, connected(port) as client:
+        await client.send(post(b"x" * 100_000) * 3)
+        for _ in range(30):
+            await client.send(post(b"x" * 100_000))
+            assert (await client.answer()).status == 200
 
 
 async def test_an_answered_client_that_leaves_is_no_departure() -> None:

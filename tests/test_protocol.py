@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from gateway.front.wire import Receive, Scope, Send
+from gateway.errors import FaregateError
+from gateway.front.respond import Responder
+from gateway.front.wire import CYCLE, Receive, Scope, Send
 from tests.raw_http import Connection, FakeExchange, chat, connected, front_with, post, served
 
 DEADLINE = 0.3
@@ -130,3 +132,66 @@ async def test_a_client_that_leaves_is_noticed_with_a_request_pipelined_behind()
             await exchange.begun.wait()
         async with asyncio.timeout(LATEST):
             await exchange.left.wait()
+
+
+# More than the buffers of two sockets hold.
+BIG = b"x" * 24_000_000
+
+
+class Stalled:
+    """Writes more than its client takes, then ends in one of the ways; `ended` when that has returned."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        responder = Responder(scope, send, "req-1", [])
+        await responder.start_stream({})
+        await responder.send(BIG)
+        match self.way:
+            case "more":
+                while not scope["extensions"][CYCLE].departed:
+                    await responder.send(BIG)
+            case "end":
+                await responder.end()
+            case "error":
+                await responder.error(FaregateError("it failed"))
+        self.ended.set()
+
+
+@pytest.mark.parametrize("way", ["more", "end", "error"])
+async def test_an_answer_ends_when_its_client_takes_nothing(way: str) -> None:
+    app = Stalled(way)
+    async with served(app, write_seconds=DEADLINE) as port, connected(port) as client:
+        await client.send(GET)
+        async with asyncio.timeout(LATEST):
+            await app.ended.wait()
+        assert len(await client.until_closed()) < len(BIG)
+
+
+async def big(scope: Scope, receive: Receive, send: Send) -> None:
+    await Responder(scope, send, "req-1", []).whole(200, {}, BIG)
+
+
+@pytest.mark.parametrize("close", ["", "Connection: close\r\n"], ids=["kept", "last"])
+@pytest.mark.parametrize("limit", ["write_seconds", "keep_alive_seconds"])
+async def test_a_finished_answer_that_nobody_reads_is_given_up(close: str, limit: str) -> None:
+    async with served(big, **{limit: DEADLINE}) as port, connected(port) as client:  # type: ignore[arg-type]
+        await client.send(f"GET / HTTP/1.1\r\nHost: test\r\n{close}\r\n".encode())
+        await asyncio.sleep(DEADLINE * 5)
+        assert len(await client.until_closed()) < len(BIG)
+
+
+@pytest.mark.parametrize("close", ["", "Connection: close\r\n"], ids=["kept", "last"])
+async def test_a_slow_reader_gets_its_whole_answer(close: str) -> None:
+    deadlines = dict.fromkeys(("write_seconds", "keep_alive_seconds", "receive_seconds"), 2 * DEADLINE)
+    async with served(big, **deadlines) as port, connected(port) as client:  # type: ignore[arg-type]
+        await client.send(f"GET / HTTP/1.1\r\nHost: test\r\n{close}\r\n".encode())
+        _, headers = await client.head()
+        begun, left = time.monotonic(), int(headers["content-length"])
+        while left:
+            left -= len(await client.reader.readexactly(min(left, 1_000_000)))
+            await asyncio.sleep(DEADLINE / 4)
+        assert time.monotonic() - begun > 5 * DEADLINE
+        assert await client.until_closed() == b""

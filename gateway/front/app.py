@@ -94,7 +94,7 @@ class Front:
         body.check_headers(headers, call.scope["query_string"])
         data = await body.read(call.receive, headers, self._max_body)
         call.read = True
-        request = body.parse(data, call.responder.id, beta=call.scope["path"] in BETA)
+        request = await body.request(data, call.responder.id, beta=call.scope["path"] in BETA)
         await self._exchange.chat(request, caller, call.responder, call.scope["extensions"][CYCLE])
 
     async def _list_models(self, call: _Call, headers: Headers) -> None:

@@ -61,14 +61,15 @@ class Line(Protocol):
 
     def answered(self, cycle: Cycle) -> None: ...
 
-    def linger(self) -> None: ...
+    def break_off(self) -> None: ...
 
 
 class Cycle(Gone):
     """One request and its answer.
 
     `more_body`: the request has not come whole. `started`: the answer has a status. `complete`: the answer is whole.
-    `over`: nothing more is written or read, because of `complete`, the client's departure, or `give_up`.
+    `over`: nothing more is written or read, because of `complete`, the client's departure, or `give_up`. `waiting`: bytes of its
+    body that nobody has read yet.
     """
 
     def __init__(self, line: Line, keep_alive: bool) -> None:
@@ -78,7 +79,7 @@ class Cycle(Gone):
         self.more_body = True
         self.started = self.complete = self.over = False
         self._pieces: list[bytes] = []
-        self._size = 0
+        self.waiting = 0
         self._news = False
         self._event: asyncio.Event | None = None
         self._head = b""
@@ -93,9 +94,9 @@ class Cycle(Gone):
         if self.over:
             return 0
         self._pieces.append(piece)
-        self._size += len(piece)
+        self.waiting += len(piece)
         self._wake()
-        return self._size
+        return self.waiting
 
     def end_of_request(self) -> None:
         """The body is whole."""
@@ -126,7 +127,7 @@ class Cycle(Gone):
             if not self.over:
                 if not self.started or self._head:
                     self._line.transport.write(answer_bytes(InternalError("The gateway ended before it could answer.")))
-                self._line.transport.close()
+                self._line.break_off()
 
     async def receive(self) -> Message:
         if not self._news and not self.over:
@@ -136,7 +137,7 @@ class Cycle(Gone):
             return {"type": "http.disconnect"}
         body = b"".join(self._pieces)
         self._pieces.clear()
-        self._size = 0
+        self.waiting = 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def _wait(self) -> None:
@@ -165,7 +166,7 @@ class Cycle(Gone):
         """End the answer without its end: what has been written goes out, then the connection closes."""
         self.over = True
         self._wake()
-        self._line.linger()
+        self._line.break_off()
 
     def _start(self, message: Message) -> None:
         status, headers = message["status"], [*self._line.constant_headers, *message["headers"]]

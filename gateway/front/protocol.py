@@ -23,23 +23,29 @@ from gateway.front.guard import HEADER_BYTES
 from gateway.front.wire import CYCLE, Fields, Scope
 
 UPGRADE = "Faregate speaks plain HTTP/1.1 only: send no Upgrade header (Java's HttpClient: version(HTTP_1_1))."
-# Seconds in which a client that does not read may still take what was written for it.
+# Seconds in which a client may still take what was written of an answer that has been broken off.
 LINGER = 5.0
-# Bytes of a body that wait to be read, and requests that wait behind one that is being answered, before reading stops.
-# Nothing tells of a departure while reading has stopped: so a client that pipelines a little is still seen to leave.
+# Seconds after which every connection looks at its deadlines, and at whether its client still reads.
+LOOK = 10.0
+# Bytes of the body of the request whose turn it is that wait to be read, before reading stops.
 WAITING_BYTES = 64 * 1024
-WAITING_REQUESTS = 16
+# Whole requests, and bytes of their bodies, that may wait behind an answer. Reading never stops there: nothing would tell of the
+# departure of the client, whose answer costs money.
+BEHIND_REQUESTS = 64
+BEHIND_BYTES = 1024 * 1024
 
 
 class Protocol(asyncio.Protocol):
     """One connection. `receive_seconds` is the time in which a whole request (headers and body) must arrive, `keep_alive_seconds`
-    how long the connection waits for the next one.
+    how long the connection waits for the next one; after `write_seconds` in which a client took nothing of what was written for it, it
+    counts as gone.
 
-    An answer under way is never timed: not even when a half request has been pipelined behind it.
+    An answer whose client reads is never timed: not even when a half request has been pipelined behind it.
     """
 
     receive_seconds = 30.0
     keep_alive_seconds = 75.0
+    write_seconds = 120.0
     transport: asyncio.Transport
 
     def __init__(self, config: Config, server_state: ServerState, app_state: object, _loop: object = None) -> None:
@@ -59,6 +65,12 @@ class Protocol(asyncio.Protocol):
         # Requests that have not been answered whole, with their scopes: the first one's app runs, the last one may still arrive.
         self._unanswered: deque[tuple[Cycle, Scope]] = deque()
         self._newest: Cycle | None = None
+        # Bytes that wait behind the first of them; after too many, nothing more is heard.
+        self._behind = 0
+        self._deaf = False
+        # Bytes written that the client had not taken when we last looked, and the time since when it has taken none.
+        self._unsent = 0
+        self._stalled_since = 0.0
         # The time at which the connection closes unless something happens. One timer looks at it: to move a timer for each
         # request would cost more than to parse the request.
         self._receiving = True
@@ -83,12 +95,15 @@ class Protocol(asyncio.Protocol):
             cycle.depart()
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         # Bytes that complete neither headers nor body: a huge header, endless trailers or chunk extensions.
         self._silent += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._reject()
+            if not self._deaf:
+                self._reject()
             return
         if self._silent > HEADER_BYTES and not self.transport.is_closing():
             self._refusal = HeadersTooLarge(f"The header section is longer than {HEADER_BYTES} bytes.")
@@ -107,7 +122,7 @@ class Protocol(asyncio.Protocol):
         if self._unanswered:
             self._unanswered[-1][0].keep_alive = False
         else:
-            self.transport.close()
+            self._close()
 
     # parser
 
@@ -137,12 +152,19 @@ class Protocol(asyncio.Protocol):
         self._headers = []
         if len(self._unanswered) == 1:
             self._begin()
-        elif len(self._unanswered) > WAITING_REQUESTS:
-            self._pause_reading()
+        elif len(self._unanswered) > BEHIND_REQUESTS:
+            self._stop_listening()
 
     def on_body(self, body: bytes) -> None:
         self._silent = 0
-        if self._newest is not None and self._newest.feed(body) > WAITING_BYTES:
+        if self._newest is None:
+            return
+        waiting = self._newest.feed(body)
+        if len(self._unanswered) > 1:
+            self._behind += len(body)
+            if self._behind > BEHIND_BYTES:
+                self._stop_listening()
+        elif waiting > WAITING_BYTES:
             self._pause_reading()
 
     def on_message_complete(self) -> None:
@@ -182,7 +204,18 @@ class Protocol(asyncio.Protocol):
         """Refuse what is no request; in the middle of an answer only the connection can be closed."""
         if not any(cycle.started or not cycle.more_body for cycle, _ in self._unanswered):
             self.transport.write(answer_bytes(self._refusal))
-        self.transport.close()
+        if self._unanswered:
+            self.break_off()
+        else:
+            self._close()
+
+    def _stop_listening(self) -> None:
+        """Too much waits behind an answer: what came whole gets its answer, the rest is read and forgotten."""
+        self._deaf = True
+        self._newest = None
+        self._unanswered.pop()
+        self._unanswered[-1][0].keep_alive = False
+        raise OverflowError("the parser stops here")
 
     # what the cycles need
 
@@ -208,19 +241,30 @@ class Protocol(asyncio.Protocol):
         """An answer is whole: the next request's turn, if there is one."""
         self._unanswered.popleft()
         if not cycle.keep_alive:
-            self.transport.close()
+            self._close()
         if self.transport.is_closing():
             return
         self.resume_reading()
         if self._unanswered:
+            self._behind -= self._unanswered[0][0].waiting
             self._begin()
         if self._receiving or not self._unanswered:
             # What waited behind this answer gets its full time from now.
             self._due = self._loop.time() + (self.receive_seconds if self._receiving else self.keep_alive_seconds)
 
-    def linger(self) -> None:
+    def break_off(self) -> None:
+        """End the connection although an answer is not whole: what was written goes out if the client takes it soon."""
         self.transport.close()
         self._loop.call_later(LINGER, self.transport.abort)
+
+    def _close(self) -> None:
+        """End the connection after its last answer: when that has gone out, or the client takes no more of it."""
+        if self._deaf:
+            # Closing while the client still writes would reset the connection, and destroy what it has not read yet.
+            self.transport.write_eof()
+            self._loop.call_later(LINGER, self.transport.close)
+        else:
+            self.transport.close()
 
     def _begin(self) -> None:
         cycle, scope = self._unanswered[0]
@@ -233,19 +277,34 @@ class Protocol(asyncio.Protocol):
             # Cheaper than a callback of the task, which takes a turn of the loop.
             self._server_state.tasks.discard(asyncio.current_task())
 
-    # deadline
+    # deadlines
 
     def _check(self) -> None:
         now = self._loop.time()
+        if self._stalled(now):
+            self.transport.abort()
+            return
         if now >= self._due:
             # Something that arrives behind an answer under way is not timed before its own turn.
             if all(cycle.more_body for cycle, _ in self._unanswered):
-                self.transport.close()
-                return
+                self._close()
             self._due = now + self.receive_seconds
-        self._timer = self._loop.call_later(min(self._due - now, self.receive_seconds, self.keep_alive_seconds), self._check)
+        look = min(self._due - now, LOOK, self.receive_seconds, self.keep_alive_seconds, self.write_seconds)
+        self._timer = self._loop.call_later(look, self._check)
+
+    def _stalled(self, now: float) -> bool:
+        """Whether the client has long taken nothing of what was written for it.
+
+        After its last answer, "long" is no longer than a connection waits for the next request.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._stalled_since = unsent, now
+        patience = self.write_seconds if self._unanswered else min(self.write_seconds, self.keep_alive_seconds)
+        return unsent > 0 and now - self._stalled_since >= patience
 
 
-def protocol_with(receive_seconds: float, keep_alive_seconds: float) -> type[Protocol]:
+def protocol_with(receive_seconds: float, keep_alive_seconds: float, write_seconds: float) -> type[Protocol]:
     """The protocol with these deadlines, as uvicorn wants it: a class."""
-    return type("Protocol", (Protocol,), {"receive_seconds": receive_seconds, "keep_alive_seconds": keep_alive_seconds})
+    times = {"receive_seconds": receive_seconds, "keep_alive_seconds": keep_alive_seconds, "write_seconds": write_seconds}
+    return type("Protocol", (Protocol,), times)

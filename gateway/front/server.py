@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Longer than the pools of common clients keep a connection: the client closes first, so no request meets a closing one.
 KEEP_ALIVE = 75
+# A client that takes nothing of its answer for so long counts as gone.
+WRITE_STALL = 120
 BACKLOG = 2048
 
 Address = tuple[str, int]
@@ -56,14 +58,21 @@ class Plane:
     """One ASGI app on one listening socket."""
 
     def __init__(
-        self, app: App, sock: socket.socket, *, receive_seconds: float, drain_seconds: int, keep_alive_seconds: float = KEEP_ALIVE
+        self,
+        app: App,
+        sock: socket.socket,
+        *,
+        receive_seconds: float,
+        drain_seconds: int,
+        write_seconds: float = WRITE_STALL,
+        keep_alive_seconds: float = KEEP_ALIVE,
     ) -> None:
         self.address: Address = sock.getsockname()[:2]
         self._sock = sock
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=protocol_with(receive_seconds, keep_alive_seconds),
+                http=protocol_with(receive_seconds, keep_alive_seconds, write_seconds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -127,7 +136,11 @@ async def serve(
     on_started: Callable[[Address, Address], object],
 ) -> None:
     """Serve both planes until a signal; `on_started` gets the data plane's and the admin plane's address."""
-    options: dict[str, Any] = {"receive_seconds": settings.timeout_receive, "drain_seconds": settings.drain}
+    options: dict[str, Any] = {
+        "receive_seconds": settings.timeout_receive,
+        "drain_seconds": settings.drain,
+        "write_seconds": settings.timeout_idle,
+    }
     sock = listen(settings.host, settings.port, "FAREGATE_PORT")
     try:
         admin_sock = listen(settings.admin_host, settings.admin_port, "FAREGATE_ADMIN_PORT")
