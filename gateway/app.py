@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.policies import Policies, default_folder
 from gateway.policy_watch import PolicyStore
 from gateway.request import Caller
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings, SettingsError, variable_name
 from gateway.timekeeping import clock_for
 from gateway.upstream.accounts import Account, Accounts
 from gateway.upstream.client import HttpUpstream
@@ -43,6 +43,7 @@ class Gateway:
         self.policies = PolicyStore(settings.policies or default_folder(), self.clock)
         self._accounts: tuple[str, Accounts] | None = None
         self.metrics = Metrics(self.policies, self.clock)
+        _check_hosts(settings, self.policies.current)
         self.accounts(self.policies.current)
         self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], pepper_for(settings.key_pepper, settings.data))
 
@@ -135,6 +136,10 @@ class Gateway:
     def _announce(self, data: tuple[str, int], admin: tuple[str, int]) -> None:
         names = sorted(self.accounts(self.policies.current).currencies)
         log.info("serving on http://%s:%s/v1, admin on http://%s:%s; hosts: %s", *data, *admin, ", ".join(names) or "none is configured")
+        if not names:
+            log.warning("no host is configured, so nothing is served: set DEEPSEEK_API_KEY, or FAREGATE_BASE_URL_LOCAL for your own engine")
+        if self.settings.redis is not None:
+            log.warning("FAREGATE_REDIS has no effect yet")
         if self.settings.clock is not None:
             log.warning("FAREGATE_CLOCK is set: prices and names are those of %s", instant_text(self.clock.now()))
         for warning in self.settings.warnings:
@@ -156,6 +161,20 @@ def ledger_file(settings: Settings) -> Path:
     if not address.startswith("sqlite:///"):
         raise SettingsError("FAREGATE_LEDGER must be sqlite:///PATH in this version. Remedy: unset it, or name a file.")
     return Path(address.removeprefix("sqlite:///"))
+
+
+def _check_hosts(settings: Settings, policies: Policies) -> None:
+    """Per-host settings name hosts that exist, in currencies that they bill: a typo must not send requests to the real host."""
+    known = {variable_name(name): name for name in policies.hosts}
+    for prefix, names in (("BASE_URL", settings.base_url), ("CURRENCY", settings.currency)):
+        for name in names:
+            if name not in known:
+                raise SettingsError(f"FAREGATE_{prefix}_{name} names no host. Remedy: use one of {', '.join(sorted(known))}.")
+    for name, currency in settings.currency.items():
+        billed = {card.currency for card in policies.prices.cards() if card.host == known[name]}
+        if currency not in billed:
+            remedy = " or ".join(sorted(billed))
+            raise SettingsError(f"FAREGATE_CURRENCY_{name}={currency}: no price of {known[name]} is in it. Remedy: set it to {remedy}.")
 
 
 def _account(settings: Settings, host: Host) -> Account | None:

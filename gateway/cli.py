@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn, Protocol
 
 from gateway.errors import FaregateError, PolicyError
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if words else 2
     verb, rest = words[0], words[1:]
+    if verb in {"-V", "--version"}:
+        print(f"faregate {version('faregate')}")
+        return 0
     if verb not in VERBS:
         print(f"faregate: {verb!r} is not a command. `faregate --help` lists them.", file=sys.stderr)
         return 2

@@ -246,6 +246,7 @@ class _Course:
 
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""
+        log.info("request %s of %s refused: %s %s", self._request.id, self._caller.team, error.status, error.code)
         await self._responder.error(error, {})
         elapsed = self._ports.clock.monotonic() - self._arrived
         place = error.details if isinstance(error, PriceUnknown) and error.details else {}

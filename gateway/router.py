@@ -141,7 +141,10 @@ class _Search:
         why = "; ".join(self.reasons)
         if not self._served:
             return ModelNotFound(f"Model {self.route.name!r} is not served at this time ({why}).", param="model")
-        return NoDeployment(f"No host can serve {self.route.name!r} now ({why}).")
+        nowhere = NoDeployment(f"No host can serve {self.route.name!r} now ({why}).")
+        # Only the operator can change it, so asking again is no use.
+        nowhere.retry = False
+        return nowhere
 
 
 def client_contract(route: Route, terms: Terms) -> Contract:

@@ -54,6 +54,8 @@ def test_schema_prints_one_or_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 # Settings -> a piece of the one line; `serve` never starts and never shows a traceback.
 UNFIT = {
+    "a host that does not exist": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_BASE_URL_DEPSEEK": "http://h"}, "DEPSEEK names no host"),
+    "a currency that nobody bills": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_CURRENCY_DEEPSEEK": "EUR"}, "set it to CNY or USD"),
     "no key": ({}, "FAREGATE_KEYS"),
     "a short key": ({"FAREGATE_KEYS": "search:short"}, "8 or more"),
     "no number": ({"FAREGATE_PORT": "http"}, "FAREGATE_PORT"),

@@ -7,19 +7,20 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gateway.commands.folder import HELP, folder_of
 from gateway.errors import PolicyError
-from gateway.policies import Policies, default_folder, load
+from gateway.policies import Policies, load
 
 EXAMPLE = "faregate check policies/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", type=Path, help="the policies folder (default: the one that is shipped)")
+    parser.add_argument("folder", nargs="?", type=Path, help=HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = args.folder or default_folder()
+    folder = folder_of(args.folder)
     try:
         policies = load(folder)
     except PolicyError as error:

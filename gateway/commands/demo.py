@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         stage = Stage(Path(folder), args.port, args.admin_port)
         # Ended from outside, it still ends what it has started.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             stage.open(_real_keys(policies), args.clock, () if args.only_engine else EMULATED, engine=not args.without_engine)
             _play(stage, client_type(base_url=stage.base_url, api_key=stage.key, max_retries=0), policies, args)
@@ -83,9 +84,14 @@ def _models(stage: Stage) -> list[str]:
 def _invite(stage: Stage, once: bool) -> None:
     if once:
         return
+    headers = f"-H 'Authorization: Bearer {stage.key}' -H 'Content-Type: application/json'"
+    ask = '{"model": "deepseek-flash", "messages": [{"role": "user", "content": "Hello"}]'
     print(
-        f"\nGo on with it (Ctrl-C ends):\n"
-        f"  curl -i {stage.base_url}/chat/completions -H 'Authorization: Bearer {stage.key}' -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"model": "deepseek-flash", "messages": [{{"role": "user", "content": "Hello"}}]}}\'\n'
+        f"\nGo on with it (Ctrl-C ends; the emulators answer with made-up text, sometimes in Chinese):\n"
+        f"  curl -i {stage.base_url}/chat/completions {headers} \\\n"
+        f"    -d '{ask}}}'\n"
+        f"  curl -N {stage.base_url}/chat/completions {headers} \\\n"
+        f"    -d '{ask}, \"stream\": true, \"stream_options\": {{\"include_usage\": true}}}}'\n"
+        f"  curl -H 'Authorization: Bearer {stage.admin_token}' 'http://127.0.0.1:{stage.admin_port}/admin/v1/requests?limit=1'\n"
         f"  curl http://127.0.0.1:{stage.admin_port}/metrics"
     )

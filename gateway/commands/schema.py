@@ -8,7 +8,7 @@ import json
 from gateway.cli import CommandError
 from gateway.policies import schemas
 
-EXAMPLE = "faregate schema card > card.schema.json"
+EXAMPLE = "faregate schema prices > prices.schema.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from gateway.emulator.faults import FaultError
 from gateway.emulator.reader import ShelfError
 from gateway.emulator.server import Emulator, Setup
 
+CURRENCIES = ("USD", "CNY")
 EXAMPLE = "faregate emulate --host deepseek --port 9001 --clock 2026-11-20T02:00:00Z*60"
 
 
@@ -45,6 +46,8 @@ def setup_of(options: argparse.Namespace, default_policies: Path) -> Setup:
         script = json.loads(options.script.read_text(encoding="utf-8")) if options.script else []
     except (ValueError, OSError) as error:
         raise CommandError(str(error)) from None
+    if options.currency.upper() not in CURRENCIES:
+        raise CommandError(f"--currency {options.currency}: an account is billed in {' or '.join(CURRENCIES)}")
     return Setup(
         host=options.host,
         policies=options.policies or default_policies,
