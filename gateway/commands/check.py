@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,11 +26,16 @@ def run(args: argparse.Namespace) -> int:
         policies = load(folder)
     except PolicyError as error:
         if not args.json:
-            raise
+            # As an editor or a terminal can open it: the path from where the command was given.
+            raise PolicyError(tuple(_located(folder, line) for line in error.problems)) from None
         print(json.dumps({"ok": False, "problems": list(error.problems)}))
         return 1
     print(json.dumps(_summary(policies)) if args.json else _text(folder, policies))
     return 0
+
+
+def _located(folder: Path, problem: str) -> str:
+    return f"{folder / problem}" if re.match(r"[\w./-]+\.ya?ml:\d+:", problem) else problem
 
 
 def _summary(policies: Policies) -> dict[str, object]:
