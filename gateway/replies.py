@@ -66,8 +66,6 @@ def reply_for(journey: Journey, responder: Responder, watch: Watch, experience: 
 class Reply(ABC):
     """One answer on its way to the client. `failure` is set when the host failed inside an answer with status 200."""
 
-    content_type = "application/json"
-
     def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
         self._journey = journey
         self._responder = responder
@@ -143,8 +141,6 @@ class Reply(ABC):
 class StreamReply(Reply):
     """Chunks as they come; the finish chunk and all after it wait for the charge."""
 
-    content_type = "text/event-stream"
-
     def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
         super().__init__(journey, responder, watch, experience)
         self.shape = StreamShape(
@@ -199,8 +195,6 @@ class StreamReply(Reply):
 
 class AssembledReply(StreamReply):
     """A whole answer of a host that was asked for a stream, so that a limit of ours could end it."""
-
-    content_type = "application/json"
 
     def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
         super().__init__(journey, responder, watch, experience)
