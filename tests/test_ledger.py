@@ -913,6 +913,28 @@ async def test_two_gateways_on_one_new_file_both_start(path: Path) -> None:
         await ledger.close()
 
 
+async def test_start_waits_for_a_process_that_is_making_the_same_file(path: Path) -> None:
+    maker = sqlite3.connect(path, isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    ledger = SqliteLedger(path)
+    start = asyncio.create_task(ledger.start())
+
+    done, _ = await asyncio.wait({start}, timeout=0.1)
+    assert not done
+    maker.execute("ROLLBACK")
+    maker.close()
+    await start
+    await ledger.close()
+
+
+async def test_start_does_not_wait_for_ever(path: Path) -> None:
+    maker = apsw.Connection(str(path))
+    maker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailable, match="cannot be opened: database is locked"):
+        await SqliteLedger(path, patience=0.05).start()
+    maker.close()
+
+
 # What somebody might do to a file, and the words that name it.
 HARM = {
     "UPDATE request SET nano = nano + 1": "its entries do not sum to its charge",

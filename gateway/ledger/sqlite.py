@@ -14,6 +14,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from secrets import token_hex
+from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -37,6 +38,7 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 LEASE_SECONDS: Final = 30.0
 _SCHEMA_VERSION: Final = 1
 PATIENCE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.005
 LOG_PAGES: Final = 4000
 
 _GROUPS: Final[dict[SpendBy, str]] = {
@@ -332,7 +334,7 @@ class SqliteLedger:
 def _open(path: Path, patience: float) -> _File:
     path.parent.mkdir(parents=True, exist_ok=True)
     keeper = _connect(path, patience)
-    keeper.execute("PRAGMA journal_mode = WAL").fetchall()
+    _keep_a_log(keeper, patience)
     keeper.execute("PRAGMA synchronous = FULL")
     _create(keeper)
     # After it the log exists, and the tables and its header are on the disk: the loop's connection need flush none of them.
@@ -343,6 +345,19 @@ def _open(path: Path, patience: float) -> _File:
     # Without a timeout: it must not stop the loop while another process writes, so the writer asks again.
     writer = _connect(path, 0)
     return _File(writer, keeper, _reader(path, patience), _reader(path, patience), log)
+
+
+def _keep_a_log(db: apsw.Connection, patience: float) -> None:
+    """SQLite does not wait where two processes turn one new file to WAL at once, so this does."""
+    until = monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if monotonic() > until:
+                raise
+            sleep(_PAUSE_SECONDS)
 
 
 def _connect(path: Path, patience: float) -> apsw.Connection:
