@@ -914,7 +914,7 @@ async def test_two_gateways_on_one_new_file_both_start(path: Path) -> None:
 
 
 async def test_start_waits_for_a_process_that_is_making_the_same_file(path: Path) -> None:
-    maker = sqlite3.connect(path, isolation_level=None)
+    maker = apsw.Connection(str(path))
     maker.execute("BEGIN IMMEDIATE")
     ledger = SqliteLedger(path)
     start = asyncio.create_task(ledger.start())
