@@ -56,6 +56,8 @@ class InvalidKey(FaregateError):
 
 
 class BudgetExceeded(FaregateError):
+    """A budget cannot hold this request; `details` has the arithmetic, and one that begins anew says when."""
+
     fault = "caller"
     status = 402
     code = "budget_exceeded"
@@ -71,6 +73,31 @@ class ModelNotFound(FaregateError):
     fault = "caller"
     status = 404
     code = "model_not_found"
+
+
+class InFlight(FaregateError):
+    """A request with this Idempotency-Key and body is on its way."""
+
+    fault = "caller"
+    status = 409
+    code = "in_flight"
+    retry = True
+
+
+class AlreadyDone(FaregateError):
+    """A request with this Idempotency-Key and body was paid for; `details` has its id."""
+
+    fault = "caller"
+    status = 409
+    code = "already_done"
+
+
+class IdempotencyMismatch(FaregateError):
+    """This Idempotency-Key stands for another body."""
+
+    fault = "caller"
+    status = 422
+    code = "idempotency_mismatch"
 
 
 class BodyTooLarge(FaregateError):

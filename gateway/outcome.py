@@ -27,10 +27,76 @@ class Attempt(Struct, frozen=True):
     nano: int
 
 
+class Claim(Struct, frozen=True):
+    """What a hold takes from one budget in one period; limit and cost are nano-units of the budget's `currency`.
+
+    `key` is "" where the budget is the whole team's. `rate` is (numerator, denominator): nano of the budget's currency for one
+    nano that is charged, at the instant of the hold; (1, 1) in the same currency. `finish`: a stream that runs may go beyond.
+    """
+
+    team: str
+    budget: str
+    key: str
+    period: str
+    currency: str
+    limit: int
+    resets_at: datetime | None
+    rate: tuple[int, int] = (1, 1)
+    finish: bool = False
+
+    def cost(self, nano: int) -> int:
+        """A charge in the budget's currency: exact, rounded up once."""
+        numerator, denominator = self.rate
+        return -(-nano * numerator // denominator)
+
+    def affords(self, left: int) -> int:
+        """The largest charge whose cost is at most `left` (never below 0)."""
+        numerator, denominator = self.rate
+        return max(0, left * denominator // numerator)
+
+
+class BudgetState(Struct, frozen=True):
+    """One budget in one period, as of a commit: nano-units of its currency.
+
+    `peak_committed` is the most that spent + held has been; `overrun` the sum of what went beyond its hold.
+    """
+
+    team: str
+    budget: str
+    key: str
+    period: str
+    currency: str
+    limit: int
+    spent: int
+    held: int
+    peak_committed: int
+    overrun: int
+    resets_at: datetime | None
+
+    @property
+    def left(self) -> int:
+        return max(0, self.limit - self.spent - self.held)
+
+
+class Grant(Struct, frozen=True):
+    """What a hold got: `nano` of the card's currency in all, and its budgets after it, in the order of its claims."""
+
+    nano: int
+    budgets: tuple[BudgetState, ...] = ()
+
+
+class Idempotency(Struct, frozen=True):
+    """What makes a request the same as an earlier one: digests of the team with its Idempotency-Key, and of the body."""
+
+    key: str
+    body: str
+
+
 class Hold(Struct, frozen=True):
     """Money reserved for one request before it is dispatched: nano-units of the card's currency.
 
-    `expected` is what the request will probably cost, `worst` the most that it can.
+    `expected` is what the request will probably cost, `worst` the most that it can. `nano` is what is asked for, `least` what
+    is of use: a store grants between the two, as far as every budget of `claims` reaches, or refuses.
     """
 
     id: str
@@ -46,6 +112,9 @@ class Hold(Struct, frozen=True):
     card: str
     policies: str
     started: datetime
+    least: int = 0
+    claims: tuple[Claim, ...] = ()
+    idempotency: Idempotency | None = None
 
 
 class LedgerRow(Struct, frozen=True):

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
+
+from gateway.outcome import Idempotency
+
+
+class OwnBudget(Struct, frozen=True):
+    """The budget that one key has to itself: nano-units of a currency in each period of a zone."""
+
+    nano: int
+    currency: str
+    period: Literal["hour", "day", "week", "month", "total"]
+    zone: str = "UTC"
 
 
 class Caller(Struct, frozen=True):
@@ -12,6 +23,7 @@ class Caller(Struct, frozen=True):
 
     team: str
     key: str
+    budget: OwnBudget | None = None
 
 
 class ChatRequest(Struct, frozen=True):
@@ -24,6 +36,7 @@ class ChatRequest(Struct, frozen=True):
     include_usage: bool
     beta: bool
     size: int
+    idempotency: Idempotency | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -22,9 +22,9 @@ ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
     "facts": "contracts hosts calendars prices conversions routes teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite shape assemble"
-    " router experience",
-    "stores": "ledger upstream policy_watch",
-    "course": "watch relay receipts replies exchange",
+    " router experience budgets",
+    "stores": "ledger upstream shared policy_watch",
+    "course": "watch relay receipts stretch replies exchange",
     "edges": "front admin metrics emulator demo commands logs timekeeping settings app cli __main__",
 }
 PURE = ("words", "facts", "decisions")

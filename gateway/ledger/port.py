@@ -10,11 +10,12 @@ A pair (state, event) that is not in TRANSITIONS has no effect: the same settle 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, Protocol
 
-from gateway.outcome import Hold, LedgerRow
+from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
 
 State = Literal["held", "settled", "released", "expired"]
 Event = Literal["settle", "release", "expire"]
@@ -38,7 +39,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], Step]] = {
     ("released", "settle"): Step("settled", "adjust"),
 }
 
-SpendBy = Literal["day", "team", "route", "host", "model"]
+SpendBy = Literal["day", "team", "key", "route", "host", "model"]
 
 
 class HoldError(ValueError):
@@ -55,6 +56,49 @@ class Spend:
     requests: int
 
 
+class Store(Protocol):
+    """One database of a ledger: what SQLite and PostgreSQL do each in their own way. `Steward` makes a Ledger of it.
+
+    Every method may raise LedgerUnavailable: then it is not known whether it took effect, and trying again is safe: each has
+    its effect once. `owner` names the process that renews a lease; leases (seconds) run by the database's clock.
+    """
+
+    async def start(self) -> None:
+        """Open it, make or migrate its tables; LedgerUnavailable with the remedy when that cannot be."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def hold(self, hold: Hold, owner: str, lease: float) -> Grant:
+        """As Ledger.hold. The same id from the same owner again is the answer that was lost, not an error."""
+        ...
+
+    async def extend(self, hold: Hold) -> Grant: ...
+
+    async def finish(self, event: Event, row: LedgerRow) -> bool:
+        """Apply one event by TRANSITIONS and keep the row: durable when it returns. False: no such step, no effect."""
+        ...
+
+    async def renew(self, ids: Collection[str], lease: float) -> int:
+        """Give those of these holds that are open a new lease; the number of them."""
+        ...
+
+    async def reap(self) -> int:
+        """Expire every hold whose lease is over, whoever made it; the number of them. Charged what was expected; a hold that was
+        stretched is charged what it held."""
+        ...
+
+    async def request(self, id: str) -> LedgerRow | None: ...
+
+    async def requests(self, limit: int) -> list[LedgerRow]: ...
+
+    async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]: ...
+
+    async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]: ...
+
+    async def verify(self) -> list[str]: ...
+
+
 class Ledger(Protocol):
     """Holds, charges and the questions about them. Every method that waits may raise LedgerUnavailable.
 
@@ -69,12 +113,22 @@ class Ledger(Protocol):
         """This request is no longer on its way: if it has not ended, its hold is renewed no longer, and expires."""
         ...
 
-    async def hold(self, hold: Hold) -> None:
-        """Committed, and safe from `kill -9`, when it returns. An id that was used before: HoldError."""
+    async def hold(self, hold: Hold) -> Grant:
+        """Committed, and safe from `kill -9`, when it returns: from every claimed budget or from none.
+
+        Each budget grants by `gateway.budgets.granted`; the least of the grants holds. BudgetExceeded where one of them has no
+        room; InFlight, AlreadyDone or IdempotencyMismatch where `idempotency` was used before and something was or may be
+        billed. An id that was used before: HoldError.
+        """
         ...
 
-    async def extend(self, hold: Hold) -> None:
-        """The hold of the next attempt takes the place of the present one; HoldError unless it is held."""
+    async def extend(self, hold: Hold) -> Grant:
+        """The hold takes the place of the present one of its id: a stretch of a stream, or the next attempt's deployment.
+
+        Its claims are those of the first hold (the same budgets and periods). It grants as `hold` does, and never less than
+        `least`: where a budget has no room for that, BudgetExceeded, and the present hold stays as it is. A budget that its
+        claim lets `finish` always has room; what goes beyond its limit is added to its overrun. HoldError unless it is held.
+        """
         ...
 
     async def settle(self, row: LedgerRow) -> bool:
@@ -99,6 +153,10 @@ class Ledger(Protocol):
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]:
         """Charges of requests that ended in [start, end), summed by group and currency. Currencies never add."""
+        ...
+
+    async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
+        """Every budget that was claimed in a period which is not over at this instant, sorted by team, budget and key."""
         ...
 
     async def verify(self) -> list[str]:
