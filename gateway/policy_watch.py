@@ -47,6 +47,8 @@ class PolicyStore:
                 log.info("policies %s in force, before %s", loaded.digest, self.current.digest)
                 self.current = loaded
                 self.loaded_at = self._clock.now()
+            elif self.error is not None:
+                log.info("the policies folder is right again; %s is in force as before", loaded.digest)
             self.error = None
             return True
 

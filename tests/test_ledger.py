@@ -23,10 +23,10 @@ from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
 from gateway.ledger.sqlite import SqliteLedger, check_sqlite
 from gateway.ledger.unsettled import LIMIT
-from gateway.ledger.verify import INVARIANTS, verify
+from gateway.ledger.verify import BUDGETS, INVARIANTS, verify
 from gateway.ledger.writer import BATCH, Writer
 from gateway.money import Parts
-from gateway.outcome import Attempt, Hold, LedgerRow
+from gateway.outcome import Attempt, Claim, Grant, Hold, LedgerRow
 from gateway.usage import Sources, Usage
 
 AT = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
@@ -58,6 +58,7 @@ ROW = LedgerRow(
     disputed=True,
     stream=True,
 )
+MONTH = Claim("search", "month", "", "2026-11", "USD", 10_000, None)
 REAL_VFS = apsw.vfs_names()[0]
 RELEASED = replace(ROW, nano=0, usage=None, parts=None, status="client_error", attempts=())
 
@@ -352,7 +353,7 @@ async def test_a_hold_whose_caller_left_before_it_was_written_never_is(ledger: S
 
 
 async def test_a_hold_whose_caller_left_after_it_was_written_ends_released(path: Path) -> None:
-    holding: asyncio.Task[None] | None = None
+    holding: asyncio.Task[Grant] | None = None
     loop = asyncio.get_running_loop()
 
     def cancel_once_written() -> None:
@@ -409,7 +410,7 @@ async def test_a_refused_operation_does_not_break_up_its_group(ledger: SqliteLed
     holds = (ledger.hold(replace(HOLD, id=f"r{number}")) for number in range(100))
     answers = await asyncio.gather(*holds, return_exceptions=True)
 
-    assert [number for number, answer in enumerate(answers) if answer is not None] == [9]
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, Exception)] == [9]
     assert ledger.commits - before < 20
 
 
@@ -815,7 +816,7 @@ async def test_close_commits_what_was_submitted_and_then_refuses(path: Path) -> 
     await asyncio.gather(*holds)
     assert look(path, "SELECT count(*) FROM hold") == [(300,)]
     with pytest.raises(LedgerUnavailable):
-        await ledger.hold(HOLD)
+        await ledger.hold(replace(HOLD, id="r300"))
     with pytest.raises(LedgerUnavailable):
         await ledger.request("r1")
 
@@ -940,33 +941,62 @@ HARM = {
     "UPDATE request SET nano = nano + 1": "its entries do not sum to its charge",
     "UPDATE request SET output_nano = 0": "its parts do not sum to its charge",
     "UPDATE request SET cache_hit_nano = NULL": "its parts do not sum to its charge",
-    "INSERT INTO entry VALUES ('r1', 2, 'settle', 0, 'USD', 'none', 0)": "it was settled or expired more than once",
-    "INSERT INTO entry VALUES ('r1', 2, 'expire', 0, 'USD', 'none', 0)": "it was both settled and expired",
+    "INSERT INTO entry VALUES ('r1', 2, 'settle', 0, 'USD', 'none', 0, NULL)": "it was settled or expired more than once",
+    "INSERT INTO entry VALUES ('r1', 2, 'expire', 0, 'USD', 'none', 0, NULL)": "it was both settled and expired",
     "UPDATE hold SET state = 'held'": "its hold is open, yet it was charged",
     "DROP TRIGGER entry_is_not_deleted; DELETE FROM entry": "its hold is closed, yet it has no entry",
     "DELETE FROM request": "its hold is closed, yet it has no row",
     "DELETE FROM hold": "it has no hold",
     "UPDATE hold SET currency = 'CNY'": "its currencies differ",
     "UPDATE hold SET state = 'released'": "it was released, yet it costs something",
+    "UPDATE hold SET claims = replace(claims, '[1,1]', '[2,1]')": "its budgets were not charged what it costs",
 }
+
+
+# The same for a budget, with one hold that is settled and one that is open.
+BUDGET_HARM = {
+    "UPDATE budget SET spent = spent - 1": "its entries do not sum to what it spent",
+    "UPDATE budget SET held = held - 1": "its open holds do not sum to what it holds",
+    "UPDATE budget SET (lim, ceiling) = (1000, 1000)": "it went beyond its limit and its overruns",
+    "UPDATE budget SET peak = 1000": "its peak is below what was committed",
+    "UPDATE budget SET lim = lim + 1": "its ceiling is below its limit",
+}
+
+
+async def harmed(path: Path, harm: str) -> list[str]:
+    ledger = SqliteLedger(path)
+    await ledger.start()
+    await ledger.hold(replace(HOLD, least=900, claims=(MONTH,)))
+    await ledger.settle(ROW)
+    await ledger.hold(replace(HOLD, id="r2", least=900, claims=(MONTH,)))
+    await ledger.close()
+    assert verify(path) == []
+    look(path, harm)
+    return verify(path)
 
 
 @pytest.mark.parametrize("harm", HARM)
 async def test_verify_names_what_is_wrong(path: Path, harm: str) -> None:
-    ledger = SqliteLedger(path)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    await ledger.settle(ROW)
-    await ledger.close()
-    assert verify(path) == []
+    assert any(f"request r1: {HARM[harm]}" in problem for problem in await harmed(path, harm))
 
-    look(path, harm)
 
-    assert any(f"request r1: {HARM[harm]}" in problem for problem in verify(path))
+@pytest.mark.parametrize("harm", BUDGET_HARM)
+async def test_verify_names_a_budget_that_is_wrong(path: Path, harm: str) -> None:
+    (problem,) = await harmed(path, harm)
+    assert problem.startswith(f"budget month of search in 2026-11: {BUDGET_HARM[harm]} (")
+
+
+async def test_verify_finds_a_budget_that_is_gone(path: Path) -> None:
+    problems = await harmed(path, "DELETE FROM budget")
+    assert [problem.split("(")[1] for problem in problems] == [
+        "nothing spent, entries sum to 400)",
+        "nothing held, open holds sum to 900)",
+    ]
 
 
 def test_verify_tests_every_invariant() -> None:
     assert set(HARM.values()) == set(INVARIANTS)
+    assert set(BUDGET_HARM.values()) == set(BUDGETS)
 
 
 def test_verify_says_what_it_cannot_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -82,7 +83,8 @@ def test_an_unchanged_folder_keeps_the_snapshot(folder: Path) -> None:
     assert store.current is before
 
 
-def test_a_bad_folder_changes_nothing_and_is_said_until_it_is_mended(folder: Path) -> None:
+def test_a_bad_folder_changes_nothing_and_is_said_until_it_is_mended(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     store = PolicyStore(folder, ManualClock())
     before = store.current
     (folder / "rates.yaml").write_text(BAD)
@@ -95,6 +97,7 @@ def test_a_bad_folder_changes_nothing_and_is_said_until_it_is_mended(folder: Pat
     (folder / "rates.yaml").write_text(RATES)
     assert store.reload()
     assert store.error is None
+    assert "is right again" in caplog.text
 
 
 def test_a_folder_that_went_away_changes_nothing(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.ledger.balances import Part, Share
 from gateway.money import Parts
 from gateway.outcome import Attempt, Hold, LedgerRow
 from gateway.usage import Sources, Usage
@@ -28,6 +29,7 @@ _NO_PARTS: Columns = (None,) * 3
 _encode = msgspec.json.Encoder().encode
 _edits = msgspec.json.Decoder(tuple[str, ...]).decode
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+_parts = msgspec.json.Decoder(tuple[Part, ...]).decode
 
 
 def microseconds(at: datetime) -> int:
@@ -45,6 +47,20 @@ def hold_columns(hold: Hold) -> Columns:
         hold.id, hold.nano, hold.currency, hold.expected, hold.worst, hold.team, hold.key, hold.route, hold.host, hold.model,
         hold.card, hold.policies, microseconds(hold.started),
     )  # fmt: skip
+
+
+def parts_text(parts: Sequence[Part]) -> str | None:
+    """What a hold has of its budgets, as its row keeps it; None where it claims none."""
+    return _encode(parts).decode() if parts else None
+
+
+def parts_of(text: str | None) -> tuple[Part, ...]:
+    return _parts(text) if text else ()
+
+
+def shares_text(shares: Sequence[Share]) -> str | None:
+    """What an entry costs its budgets, as it keeps it."""
+    return _encode(shares).decode() if shares else None
 
 
 def request_columns(row: LedgerRow) -> Columns:

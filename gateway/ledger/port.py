@@ -69,8 +69,12 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
-    async def hold(self, hold: Hold, owner: str, lease: float) -> Grant:
-        """As Ledger.hold. The same id from the same owner again is the answer that was lost, not an error."""
+    async def hold(self, hold: Hold, owner: str, lease: float, *, forced: bool = False) -> Grant:
+        """As Ledger.hold. The same open id from the same owner again is the answer that was lost, not an error.
+
+        `forced`: the request was let through while the store was down. It gets what it asks; what a budget has no room for goes to
+        its overrun, its Idempotency-Key is its own, and an id that is known, in whatever state, is left as it is.
+        """
         ...
 
     async def extend(self, hold: Hold) -> Grant: ...
@@ -92,7 +96,7 @@ class Store(Protocol):
 
     async def requests(self, limit: int) -> list[LedgerRow]: ...
 
-    async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]: ...
+    async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]: ...
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]: ...
 
@@ -151,8 +155,8 @@ class Ledger(Protocol):
         """The newest requests first, by the instant they ended."""
         ...
 
-    async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]:
-        """Charges of requests that ended in [start, end), summed by group and currency. Currencies never add."""
+    async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
+        """Charges of requests (of one team) that ended in [start, end), summed by group and currency. Currencies never add."""
         ...
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import apsw
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import operations
+from gateway.ledger import budget_rows, operations, reading
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
@@ -28,7 +28,7 @@ from gateway.ledger.port import Event, HoldError, Spend, SpendBy
 from gateway.ledger.unsettled import Unsettled
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import BATCH, Operation, Writer
-from gateway.outcome import Hold, LedgerRow
+from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,18 +36,12 @@ T = TypeVar("T")
 # Below it, two connections that write and checkpoint at once can corrupt a WAL file.
 OLDEST_SQLITE: Final = (3, 51, 3)
 LEASE_SECONDS: Final = 30.0
-_SCHEMA_VERSION: Final = 1
+# Each makes the next version of the tables, in a new file and in one that is older.
+_SCHEMAS: Final = ("schema.sql", "schema_2.sql")
 PATIENCE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.005
 LOG_PAGES: Final = 4000
 
-_GROUPS: Final[dict[SpendBy, str]] = {
-    "day": "strftime('%Y-%m-%d', ended / 1000000, 'unixepoch')",
-    "team": "team",
-    "route": "route",
-    "host": "host",
-    "model": "model",
-}
 _COLUMNS = ", ".join(REQUEST)
 
 
@@ -160,22 +154,33 @@ class SqliteLedger:
     def forget(self, id: str) -> None:
         self._running.discard(id)
 
-    async def hold(self, hold: Hold) -> None:
+    async def hold(self, hold: Hold) -> Grant:
         if self._unsettled.full:
             raise LedgerUnavailable("Too many charges wait for the ledger.", retry_after=1)
+        if hold.id in self._running:
+            raise HoldError(f"request {hold.id} has a hold already")
+        self._running.add(hold.id)
+        try:
+            return await self._hold(hold)
+        except BaseException:
+            self._running.discard(hold.id)
+            raise
+
+    async def _hold(self, hold: Hold) -> Grant:
         began = self._loop.time()
         owner, lease = self._owner, self._lease_microseconds
         future = self._open_writer.submit(lambda db, now: operations.hold(db, now, hold, owner, lease), durable=False, firm=False)
         try:
-            await future
+            grant: Grant = await future
         except asyncio.CancelledError:
             self._abandon(hold.id, future)
             raise
-        self._running.add(hold.id)
         self._committed("hold", began)
+        return grant
 
-    async def extend(self, hold: Hold) -> None:
-        await self._write("extend", lambda db, _now: operations.extend(db, hold), durable=False)
+    async def extend(self, hold: Hold) -> Grant:
+        grant: Grant = await self._write("extend", lambda db, _now: operations.extend(db, hold), durable=False)
+        return grant
 
     async def settle(self, row: LedgerRow) -> bool:
         return await self._end("settle", row, self._finish("settle", row))
@@ -206,13 +211,11 @@ class SqliteLedger:
         query = f"SELECT {_COLUMNS} FROM request ORDER BY ended DESC, rowid DESC LIMIT ?"
         return await self._read(lambda db: _rows(db, query, (limit,)))
 
-    async def spend(self, by: SpendBy, start: datetime, end: datetime) -> list[Spend]:
-        query = (
-            f"SELECT {_GROUPS[by]} AS name, currency, sum(nano), count(*) FROM request WHERE ended >= ? AND ended < ?"
-            " GROUP BY name, currency ORDER BY name, currency"
-        )
-        span = (microseconds(start), microseconds(end))
-        return await self._read(lambda db: [Spend(*found) for found in db.execute(query, span)])
+    async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
+        return await self._read(lambda db: reading.spend(db, by, start, end, team))
+
+    async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
+        return await self._read(lambda db: budget_rows.states(db, microseconds(at), team))
 
     async def verify(self) -> list[str]:
         return await self._read(verify_connection)
@@ -395,15 +398,15 @@ def _close(file: _File) -> None:
 
 
 def _create(db: apsw.Connection) -> None:
-    """Make the tables in a new file; refuse a file of another version."""
+    """Make the tables in a new file, or bring those of an older version up to this one; refuse a newer file."""
     # Not `with db`: it waits for another process's lock without letting the other threads of this one run.
     db.execute("BEGIN IMMEDIATE")
     try:
         version = db.pragma("user_version")
-        if version == 0:
-            db.execute(files("gateway.ledger").joinpath("schema.sql").read_text("utf-8"))
-        elif version != _SCHEMA_VERSION:
-            raise LedgerUnavailable(f"The ledger has schema version {version}; this Faregate knows {_SCHEMA_VERSION}.")
+        if not 0 <= version <= len(_SCHEMAS):
+            raise LedgerUnavailable(f"The ledger has schema version {version}; this Faregate knows {len(_SCHEMAS)}.")
+        for name in _SCHEMAS[version:]:
+            db.execute(files("gateway.ledger").joinpath(name).read_text("utf-8"))
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import apsw
+
+_NAME: Final = "team, budget, key, period, currency"
+_PICK: Final = ", ".join(f"claim.value ->> '{name}' AS {name}" for name in _NAME.split(", "))
+# What each budget has in the claims of holds and of entries, and which request it is for.
+_HELD: Final = (
+    f"SELECT rid, state, {_PICK}, claim.value ->> 'held' AS amount, claim.value ->> '$.rate[0]' AS numerator,"
+    " claim.value ->> '$.rate[1]' AS denominator FROM hold, json_each(hold.claims) AS claim"
+)
+_COST: Final = f"SELECT rid, {_PICK}, claim.value ->> 'cost' AS amount FROM entry, json_each(entry.claims) AS claim"
 
 # Each query finds what must not exist: the id of an offending request, and a detail. The text says what is wrong with it.
 INVARIANTS: Final[dict[str, str]] = {
@@ -37,6 +47,31 @@ INVARIANTS: Final[dict[str, str]] = {
         WHERE hold.currency <> entry.currency""",
     "it was released, yet it costs something": """
         SELECT rid, request.nano FROM hold JOIN request USING (rid) WHERE hold.state = 'released' AND request.nano <> 0""",
+    "its budgets were not charged what it costs": f"""
+        SELECT rid, claimed.budget || ' was charged ' || coalesce(entered.amount, 'nothing') || ' for ' || nano
+        FROM ({_HELD}) AS claimed JOIN (SELECT rid, nano FROM request) USING (rid)
+        LEFT JOIN (SELECT rid, {_NAME}, sum(amount) AS amount FROM ({_COST}) GROUP BY rid, {_NAME}) AS entered
+            USING (rid, {_NAME})
+        WHERE nano < 9000000000000000000 / numerator - denominator
+            AND (nano * numerator + denominator - 1) / denominator <> coalesce(entered.amount, 0)""",
+}
+# The same for budgets, each named by its subject.
+_SUBJECT: Final = "budget || ' of ' || team || iif(key = '', '', ' (key ' || key || ')') || ' in ' || period"
+BUDGETS: Final[dict[str, str]] = {
+    "its entries do not sum to what it spent": f"""
+        SELECT {_SUBJECT}, coalesce(spent, 'nothing') || ' spent, entries sum to ' || coalesce(amount, 0)
+        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_COST}) GROUP BY {_NAME}) USING ({_NAME})
+        WHERE coalesce(spent, 0) <> coalesce(amount, 0)""",
+    "its open holds do not sum to what it holds": f"""
+        SELECT {_SUBJECT}, coalesce(held, 'nothing') || ' held, open holds sum to ' || coalesce(amount, 0)
+        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_HELD}) WHERE state = 'held' GROUP BY {_NAME}) USING ({_NAME})
+        WHERE coalesce(held, 0) <> coalesce(amount, 0)""",
+    "it went beyond its limit and its overruns": f"""
+        SELECT {_SUBJECT}, spent || ' spent, ' || held || ' held, ceiling ' || ceiling || ', overrun ' || overrun
+        FROM budget WHERE spent + held > ceiling + overrun""",
+    "its peak is below what was committed": f"""
+        SELECT {_SUBJECT}, spent + held || ' committed, peak ' || peak FROM budget WHERE spent + held > peak""",
+    "its ceiling is below its limit": f"SELECT {_SUBJECT}, 'ceiling ' || ceiling || ', limit ' || lim FROM budget WHERE ceiling < lim",
 }
 
 # Of each invariant that is broken, as many offenders as help to find the cause.
@@ -64,7 +99,7 @@ def verify_connection(db: apsw.Connection) -> list[str]:
     """As `verify`, on a connection that is open already; one read transaction, so writers do not disturb the answer."""
     db.execute("BEGIN")
     try:
-        return [*_integrity(db), *(line for text, query in INVARIANTS.items() for line in _broken(db, text, query))]
+        return [*_integrity(db), *_broken(db, "request", INVARIANTS), *_broken(db, "budget", BUDGETS)]
     finally:
         db.execute("ROLLBACK")
 
@@ -73,5 +108,7 @@ def _integrity(db: apsw.Connection) -> list[str]:
     return [f"integrity: {text}" for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
 
 
-def _broken(db: apsw.Connection, text: str, query: str) -> list[str]:
-    return [f"request {rid}: {text} ({detail})" for rid, detail in db.execute(f"{query} LIMIT {_EXAMPLES}")]
+def _broken(db: apsw.Connection, kind: str, invariants: dict[str, str]) -> Iterator[str]:
+    for text, query in invariants.items():
+        for subject, detail in db.execute(f"{query} LIMIT {_EXAMPLES}"):
+            yield f"{kind} {subject}: {text} ({detail})"

@@ -4,8 +4,9 @@ A commit writes to the log without a flush, so it takes microseconds and no othe
 it, a power cut may lose the last groups that no later flush has covered. A caller learns its result after the commit; of a
 durable operation only after the flusher has made it durable too.
 
-An operation that fails leaves nothing behind and does not harm its neighbours: a refusal (HoldError) comes before the
-operation's first write; any other failure rolls the whole group back, and its operations are tried again one by one.
+An operation that fails leaves nothing behind and does not harm its neighbours: a refusal (HoldError, or an error that a
+client may see) comes before the operation's first write; any other failure rolls the whole group back, and its operations are
+tried again one by one.
 While another process writes, or our own housekeeping does, operations wait in their order, and the loop goes on.
 What belongs to the ledger's meaning (states, tables) does not live here.
 """
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 import apsw
 
-from gateway.errors import LedgerUnavailable
+from gateway.errors import FaregateError, LedgerUnavailable
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import HoldError
 from gateway.ledger.transaction import STORE_FAILURES, transact, unavailable
@@ -30,7 +31,7 @@ BATCH: Final = 64
 # How often operations look whether another process still holds the file, in seconds.
 _RETRY: Final = 0.001
 
-# Called in a transaction, with the database's clock in microseconds. HoldError only before its first write.
+# Called in a transaction, with the database's clock in microseconds. It refuses only before its first write.
 Operation = Callable[[apsw.Cursor, int], Any]
 
 
@@ -172,5 +173,5 @@ class Writer:
 def _attempt(operation: Operation, db: apsw.Cursor, now: int) -> Any:
     try:
         return operation(db, now)
-    except HoldError as refusal:
+    except (HoldError, FaregateError) as refusal:
         return refusal
