@@ -19,7 +19,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
-MOST_DEPENDENCIES = 15
+MOST_DEPENDENCIES = 16
 
 # Older releases have published holes (requests smuggled, trailers taken for headers, a Host that moves the path) or break our edge.
 AT_LEAST = {
