@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 
 from gateway.errors import FaregateError, InvalidKey, InvalidRequest
 from gateway.front.auth import Keys, pepper_for
+from gateway.keys.port import Key
+from gateway.keys.secret import Hasher
+from gateway.request import Caller, OwnBudget
 
 KEY = b"sk-correct-horse"
 KEYS = Keys([("search", SecretStr(KEY.decode())), ("ads", SecretStr("sk-battery-staple"))], b"pepper")
@@ -64,7 +69,65 @@ def test_what_is_no_key_or_two_keys_is_refused_without_repeating_it(headers: dic
 
 
 def test_neither_a_key_nor_the_pepper_shows_in_a_repr() -> None:
-    assert "horse" not in repr(vars(KEYS)["_callers"])
+    assert "horse" not in repr(vars(KEYS))
+
+
+AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
+OWN = OwnBudget(5 * 10**9, "USD", "month")
+STORED = Key("key-1", "fg-aaaaaa", "ci", "ads", AT, budget=OWN)
+
+
+class Hand:
+    """A clock that stands where it is put."""
+
+    def __init__(self) -> None:
+        self.at = AT
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+def with_stored(key: Key, clock: Hand, secret: bytes = b"fg-stored") -> Keys:
+    keys = Keys([("search", SecretStr(KEY.decode()))], b"pepper", clock)
+    keys.use(keys.known({Hasher(b"pepper").digest(secret): key}))
+    return keys
+
+
+def test_a_stored_key_is_a_caller_with_its_name_and_budget() -> None:
+    keys = with_stored(STORED, Hand())
+    assert keys.authenticate({b"api-key": b"fg-stored"}) == Caller("ads", "ci", OWN)
+    assert keys.authenticate({b"api-key": KEY}).team == "search"
+    keys.use(keys.known({}))
+    with pytest.raises(InvalidKey, match="not known here"):
+        keys.authenticate({b"api-key": b"fg-stored"})
+
+
+def test_a_key_is_refused_from_the_instant_at_which_it_expires() -> None:
+    clock = Hand()
+    keys = with_stored(replace(STORED, expires=AT + timedelta(hours=1)), clock)
+    clock.at = AT + timedelta(hours=1) - timedelta(microseconds=1)
+    assert keys.authenticate({b"api-key": b"fg-stored"}) == Caller("ads", "ci", OWN)
+    clock.at += timedelta(microseconds=1)
+    with pytest.raises(InvalidKey, match=r"^This key expired at 2026-11-20T03:00:00Z\.$"):
+        keys.authenticate({b"api-key": b"fg-stored"})
+
+
+@pytest.mark.parametrize("sent", [b"fg-stored", b"fg-store", b"fg-storedd", b"fg-aaaaaa", b"key-1", b"ci"])
+def test_why_a_key_has_ended_is_told_to_its_holder_alone(sent: bytes) -> None:
+    keys = with_stored(replace(STORED, revoked=AT, expires=AT), Hand())
+    with pytest.raises(InvalidKey) as refusal:
+        keys.authenticate({b"api-key": sent})
+    assert refusal.value.message == ("This key was revoked." if sent == b"fg-stored" else "This key is not known here.")
+
+
+@pytest.mark.parametrize("ended", [replace(STORED, revoked=AT), replace(STORED, expires=AT), STORED])
+def test_of_a_key_in_both_the_settings_win(ended: Key) -> None:
+    keys = with_stored(ended, Hand(), KEY)
+    caller = keys.authenticate({b"api-key": KEY})
+    assert (caller.team, caller.budget, caller.key.startswith("search-")) == ("search", None, True)
 
 
 def test_a_pepper_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:

@@ -5,50 +5,76 @@ Only HMAC-SHA256(pepper, key) is kept and looked up, so neither memory, nor a lo
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
+from gateway.clock import Clock, instant_text
 from gateway.errors import InvalidKey, InvalidRequest
 from gateway.front.guard import Headers
+from gateway.keys.port import Key
+from gateway.keys.secret import Hasher, name_of, stored_pepper
 from gateway.request import Caller
+from gateway.timekeeping import RealClock
 
 LONGEST = 512
-# Bytes that SHA-256 takes at once.
-BLOCK = 64
+
+
+class Known(NamedTuple):
+    """Who is known by which digest: for ever, until an instant, and no more (with what to tell who still sends it)."""
+
+    always: dict[bytes, Caller]
+    until: dict[bytes, tuple[datetime, Caller]]
+    ended: dict[bytes, str]
 
 
 class Keys:
-    """The keys of a gateway without an admin; from (team, key) pairs of the settings."""
+    """The keys in force: (team, key) pairs of the settings, and those of the store. A key in both is the settings'."""
 
-    def __init__(self, pairs: Iterable[tuple[str, SecretStr]], pepper: bytes) -> None:
-        # Copies of the two hashes that have taken the pepper cost a third of a new HMAC each time.
-        padded = hashlib.sha256(pepper).digest() if len(pepper) > BLOCK else pepper
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded.ljust(BLOCK, b"\0")))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded.ljust(BLOCK, b"\0")))
-        self._callers: dict[bytes, Caller] = {}
+    def __init__(self, pairs: Iterable[tuple[str, SecretStr]], pepper: bytes, clock: Clock | None = None) -> None:
+        self._digest = Hasher(pepper).digest
+        self._now = (clock or RealClock()).now
+        self._own: dict[bytes, Caller] = {}
         for team, key in pairs:
             digest = self._digest(key.get_secret_value().encode())
-            self._callers[digest] = Caller(team, f"{team}-{digest.hex()[:6]}")
+            self._own[digest] = Caller(team, name_of(team, digest))
+        self.use(self.known({}))
+
+    def known(self, stored: Mapping[bytes, Key]) -> Known:
+        """These stored keys, and those of the settings, sorted for looking up; may run in any thread."""
+        found = Known({}, {}, {})
+        for digest, key in stored.items():
+            caller = Caller(key.team, key.name, key.budget)
+            if key.revoked is not None:
+                found.ended[digest] = "This key was revoked."
+            elif key.expires is not None:
+                found.until[digest] = key.expires, caller
+            else:
+                found.always[digest] = caller
+        found.always.update(self._own)
+        return found
+
+    def use(self, known: Known) -> None:
+        """From now on, these are the keys."""
+        self._always, self._until, self._ended = known
 
     def authenticate(self, headers: Headers) -> Caller:
         """Who sent these headers; raises InvalidKey, or InvalidRequest for two different keys."""
-        caller = self._callers.get(self._digest(presented(headers)))
-        if caller is None:
-            raise InvalidKey("This key is not known here.")
-        return caller
+        digest = self._digest(presented(headers))
+        # Most keys have no end, and cost no more than this.
+        return self._always.get(digest) or self._ending(digest)
 
-    def _digest(self, key: bytes) -> bytes:
-        """HMAC-SHA256(pepper, key) by RFC 2104."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(key)
-        outer.update(inner.digest())
-        return outer.digest()
+    def _ending(self, digest: bytes) -> Caller:
+        """Who holds a key that ends. Why it has ended is told to nobody but who has the key."""
+        until, caller = self._until.get(digest, (None, None))
+        if until is None or caller is None:
+            raise InvalidKey(self._ended.get(digest, "This key is not known here."))
+        if self._now() >= until:
+            raise InvalidKey(f"This key expired at {instant_text(until)}.")
+        return caller
 
 
 def presented(headers: Headers) -> bytes:
@@ -74,23 +100,4 @@ def presented(headers: Headers) -> bytes:
 
 def pepper_for(configured: SecretStr | None, data: Path) -> bytes:
     """FAREGATE_KEY_PEPPER, or the one in the data folder; made there (mode 0600) on first use."""
-    if configured is not None:
-        return configured.get_secret_value().encode()
-    path = data / "key-pepper"
-    if not path.exists():
-        _create(path)
-    return path.read_bytes().strip()
-
-
-def _create(path: Path) -> None:
-    """Write a new pepper whole or not at all; of two processes that start together, the first one's stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)  # created with mode 0600
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-        os.link(name, path)
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(name)
+    return configured.get_secret_value().encode() if configured is not None else stored_pepper(data)
