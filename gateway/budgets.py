@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from gateway.clock import instant_text
 from gateway.conversions import Conversions
 from gateway.errors import BudgetExceeded, PriceUnknown
-from gateway.money import decimal_text, exact_nano
+from gateway.money import decimal_text
 from gateway.outcome import BudgetState, Claim
 from gateway.request import Caller, OwnBudget
-from gateway.teams import BudgetRow, TeamRow
+from gateway.teams import RESERVED, BudgetRow, TeamRow
 
 PeriodKind = Literal["hour", "day", "week", "month", "total"]
 # The name of the budget that a key has to itself.
-OWN: Final = "key"
+OWN: Final = RESERVED
 # No grant is more than this part of what is left, so that the last of a budget is shared by all who run, and spent.
-SHARE: Final = 64
+SHARE: Final = 512
 
 
 class Period(NamedTuple):
@@ -77,6 +77,16 @@ def claims(team: TeamRow | None, caller: Caller, currency: str, at: datetime, ra
     return tuple(sorted(found, key=lambda claim: (claim.budget, claim.key)))
 
 
+def check_currency(team: TeamRow | None, caller: Caller, currency: str, at: datetime, rates: Conversions) -> None:
+    """Raises PriceUnknown, as `claims` would, where a charge in `currency` could not be counted in one of the budgets."""
+    stated = [(row.budget, row.currency) for row in (team.budgets if team else ())]
+    if caller.budget is not None:
+        stated.append((OWN, caller.budget.currency))
+    for name, its in stated:
+        if its != currency:
+            _rate(name, its, caller, currency, at, rates)
+
+
 def _claim(row: BudgetRow, caller: Caller, currency: str, at: datetime, rates: Conversions) -> Claim:
     name, ends = period(row.period, row.zone, at)
     return Claim(
@@ -85,7 +95,7 @@ def _claim(row: BudgetRow, caller: Caller, currency: str, at: datetime, rates: C
         key=caller.key if row.per == "key" else "",
         period=name,
         currency=row.currency,
-        limit=exact_nano(row.amount),
+        limit=row.nano,
         resets_at=ends,
         rate=_rate(row.budget, row.currency, caller, currency, at, rates),
         finish=row.at_limit == "finish",
@@ -124,20 +134,28 @@ def granted(asked: int, least: int, worst: int, held: int, left: int) -> int | N
 
 def exceeded(state: BudgetState, asked: int) -> BudgetExceeded:
     """The refusal with its arithmetic; `asked` is in the budget's currency."""
-    whose = f"key {state.key}" if state.key else f"team {state.team}"
     until = f" It resets at {instant_text(state.resets_at)}." if state.resets_at else ""
     message = (
-        f"Budget {state.budget} of {whose}: {decimal_text(state.spent)} spent and {decimal_text(state.held)} held of "
+        f"Budget {state.budget} of {whose(state)}: {decimal_text(state.spent)} spent and {decimal_text(state.held)} held of "
         f"{decimal_text(state.limit)} {state.currency}; this request needs {decimal_text(asked)} more.{until}"
     )
-    details = {
+    return BudgetExceeded(message, details=arithmetic(state, asked))
+
+
+def whose(state: BudgetState) -> str:
+    """`team search`, or `key search-1` where the budget is one key's."""
+    return f"key {state.key}" if state.key else f"team {state.team}"
+
+
+def arithmetic(state: BudgetState, asked: int | None) -> dict[str, Any]:
+    """The details of a refusal: decimal texts in the budget's currency; None where what was asked has no price in it."""
+    return {
         "budget": state.budget,
         "currency": state.currency,
         **{name: decimal_text(getattr(state, name)) for name in ("limit", "spent", "held")},
-        "asked": decimal_text(asked),
+        "asked": None if asked is None else decimal_text(asked),
         "resets_at": instant_text(state.resets_at) if state.resets_at else None,
     }
-    return BudgetExceeded(message, details=details)
 
 
 def left_text(budgets: tuple[BudgetState, ...]) -> str:

@@ -39,13 +39,17 @@ class StopRule:
 
 
 class Case(NamedTuple):
-    """What a limit depends on: who asks under which rules, where it goes, whether that thinks, the estimate of the prompt."""
+    """What a limit depends on: who asks under which rules, where it goes, whether that thinks, the estimate of the prompt.
+
+    `cap` is the most that one answer may have in all, reasoning included, whatever was asked; None: no such cap.
+    """
 
     route: RouteRules
     client: Contract
     target: Deployment
     thinking: bool
     prompt: int
+    cap: int | None = None
 
 
 class Limit(NamedTuple):
@@ -83,16 +87,39 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     """
     target, thinking = case.target, case.thinking
     names = given(body)
-    if not names and _has_default(case):
+    if not names and _has_default(case) and not _above(case, target.unlimited[thinking]):
         _check_context(case, 0)
         return _unlimited(case, target.unlimited[thinking])
     asked = _asked(body, names, case)
-    _check_context(case, asked.firm if asked else 0)
     if asked is None:
-        return _unlimited(case, target.billable(target.room(thinking), thinking))
-    sent, stop, squeezed = _translated(asked, case)
+        most = target.billable(target.room(thinking), thinking)
+        _check_context(case, 0)
+        if case.cap is None or most <= case.cap:
+            return _unlimited(case, most)
+        asked = Asked(case.cap, "total")
+    _check_context(case, asked.firm if case.cap is None else min(asked.firm, case.cap))
+    sent, stop, squeezed = _capped(*_translated(asked, case), case)
     edits = tuple(_edits(names, asked, sent, target))
     return Limit(sent, stop, target.billable(sent, thinking), squeezed, case.prompt + sent <= target.context, edits)
+
+
+def _above(case: Case, most: int) -> bool:
+    return case.cap is not None and most > case.cap
+
+
+def _capped(sent: int, stop: StopRule | None, squeezed: bool, case: Case) -> tuple[int, StopRule | None, bool]:
+    """What `_translated` found, so that reasoning and answer together stay below the cap. A cap is no fault of the host's."""
+    cap = case.cap
+    if cap is None:
+        return sent, stop, squeezed
+    if not case.thinking or case.target.counts == "total":
+        # A total at or below the answer's limit keeps the answer below it without us.
+        kept = stop if stop is not None and stop.tokens < cap else None
+        return min(sent, cap), kept, squeezed and sent < cap
+    if case.target.billable(sent, True) <= cap:
+        return sent, stop, squeezed
+    total = cap if stop is None else min(cap, stop.tokens)
+    return min(sent, cap), StopRule("total", total), squeezed and sent < cap
 
 
 def given(body: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from gateway.policy_files import Entry, Problems, R, digest_of, kind_of, read_fo
 from gateway.prices import CardRow, Prices
 from gateway.routes import Route, RouteRow, RouteTarget, route_of
 from gateway.rows import Row
-from gateway.teams import TeamRow
+from gateway.teams import TeamRow, matches
 
 KINDS: Mapping[str, type[Row]] = MappingProxyType(
     {
@@ -73,7 +73,7 @@ class Policies:
 
     def warnings_at(self, at: datetime) -> tuple[str, ...]:
         """What an operator should know at this instant: calendars that end, unverified cards in force."""
-        return (*self._calendar_warnings(at), *self._card_warnings(at))
+        return (*self._calendar_warnings(at), *self._card_warnings(at), *self._team_warnings(at))
 
     def _calendar_warnings(self, at: datetime) -> Iterator[str]:
         today = at.astimezone(UTC).date()
@@ -91,6 +91,33 @@ class Policies:
                 sources.setdefault(card.source, []).append(card.name)
         for source, names in sources.items():
             yield f"unverified prices in force, from {source}: {', '.join(dict.fromkeys(names))}"
+
+    def _team_warnings(self, at: datetime) -> Iterator[str]:
+        for team in self.teams.values():
+            if team.steps and not team.budgets:
+                yield f"team {team.team} has steps but no budget: they count for keys with a budget of their own only"
+        yield from self.unconvertible({host: self._usual_currency(host) for host in self.hosts}, at)
+
+    def unconvertible(self, currencies: Mapping[str, str], at: datetime) -> Iterator[str]:
+        """The budgets that hosts billed in these currencies could not be charged to, for want of a rate."""
+        for team in self.teams.values():
+            for budget in team.budgets:
+                hosts = [
+                    host
+                    for host, currency in currencies.items()
+                    if team.may_use(host) and currency and self.rates.rate(currency, budget.currency, at) is None
+                ]
+                if hosts:
+                    yield (
+                        f"budget {budget.budget} of team {team.team} is in {budget.currency}, and rates.yaml has no rate to it from the "
+                        f"currency of {', '.join(hosts)}: they are passed over. Hint: state a rate, or in "
+                        f"FAREGATE_CURRENCY_<HOST> that the account is billed in {budget.currency}"
+                    )
+
+    def _usual_currency(self, host: str) -> str:
+        """What an account at a host is billed in unless a setting says otherwise; "" where it has no price."""
+        billed = sorted({card.currency for card in self.prices.cards() if card.host == host})
+        return "USD" if "USD" in billed else next(iter(billed), "")
 
 
 def default_folder() -> Path:
@@ -344,12 +371,40 @@ def _check_routes(rows: _Rows, problems: Problems) -> None:
                 entry.report(problems, _missing("contract", dated.contract, contracts), "contract", index, "contract")
 
 
-def _check_teams(rows: _Rows, problems: Problems) -> None:
+def _check_rates(rows: _Rows, problems: Problems) -> None:
+    """One pair has one rate at one instant, whichever way round it is stated."""
+    seen: dict[tuple[frozenset[str], datetime], Entry[RateRow]] = {}
+    for entry in rows.rates:
+        first = seen.setdefault((frozenset((entry.row.from_, entry.row.to)), entry.row.at), entry)
+        if first is not entry:
+            pair = f"{entry.row.from_} and {entry.row.to}"
+            entry.report(problems, f"{pair} have a rate at {instant_text(entry.row.at)} already ({first.place()}). Hint: keep one", "at")
+
+
+def _check_team_hosts(rows: _Rows, problems: Problems) -> None:
     known = {entry.row.host for entry in rows.hosts}
+    models = {f"{host}/{model}" for host, model in rows.models()}
     for entry in rows.teams:
         for index, host in enumerate(entry.row.hosts or ()):
             if host not in known:
                 entry.report(problems, _missing("host", host, known), "hosts", index)
+        for number, step in enumerate(entry.row.steps):
+            for index, name in enumerate(step.only or ()):
+                what, among = ("deployment", models) if "/" in name else ("host", known)
+                if name not in among:
+                    entry.report(problems, _missing(what, name, among), "steps", number, "only", index)
+
+
+def _check_team_routes(rows: _Rows, problems: Problems) -> None:
+    names = {*(entry.row.route for entry in rows.routes), *(f"{host}/{model}" for host, model in rows.models())}
+    for entry in rows.teams:
+        for index, pattern in enumerate(entry.row.routes):
+            if any(matches(pattern, name) for name in names):
+                continue
+            text = _missing("route or HOST/MODEL", pattern, names)
+            if "*" in pattern:
+                text = f"`{pattern}` matches no route and no HOST/MODEL. Hint: a * stands for any text; routes.yaml has the names"
+            entry.report(problems, text, "routes", index)
 
 
 # Each check, and the kinds of rows that it must see in full.
@@ -363,5 +418,7 @@ _CHECKS: tuple[tuple[frozenset[str], Callable[[_Rows, Problems], None]], ...] = 
     (frozenset({"hosts", "prices"}), _check_gaps),
     (frozenset({"hosts", "prices"}), _check_coverage),
     (frozenset({"contracts", "hosts"}), _check_routes),
-    (frozenset({"hosts"}), _check_teams),
+    (frozenset(), _check_rates),
+    (frozenset({"hosts"}), _check_team_hosts),
+    (frozenset({"hosts", "routes"}), _check_team_routes),
 )

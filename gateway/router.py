@@ -1,48 +1,75 @@
 """Plan: which deployment serves a request, and what it is expected and at most able to cost. Pure and synchronous.
 
-Until routing by cost exists, the first feasible deployment in the route's order serves. Feasible means: served at this
-instant, configured here, priced in the account's currency, and able to hold the request after edits.
+Until routing by cost exists, the first feasible deployment in the route's order serves. Feasible means: open to the team and
+left by the steps of its budgets, served at this instant, configured here, priced in the account's currency, and able to hold
+the request after edits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from gateway.budgets import arithmetic, check_currency, whose
+from gateway.clock import instant_text
 from gateway.contracts import Contract
-from gateway.errors import ContextExceeded, FaregateError, InvalidRequest, ModelNotFound, NoDeployment, PriceUnknown
+from gateway.errors import (
+    BudgetExceeded,
+    ContextExceeded,
+    FaregateError,
+    InvalidRequest,
+    ModelNotFound,
+    NoDeployment,
+    NotAllowed,
+    PriceUnknown,
+)
 from gateway.hosts import Deployment
-from gateway.money import cost
+from gateway.money import Rates, cost, decimal_text
 from gateway.policies import Policies
 from gateway.prices import Card
-from gateway.request import ChatRequest
+from gateway.request import Caller, ChatRequest
 from gateway.routes import Route, RouteTarget
 from gateway.sanitise import Sanitised, sanitise
+from gateway.steps import NO_STEP, Step
+from gateway.teams import TeamRow
 
 # Output tokens of a question where a contract does not know its own average: a plain chat answer.
 TYPICAL_OUTPUT = 800
+# Names in a refusal: enough to find a typo, and no wall of text.
+_SHOWN = 20
 
 
 class Candidate(NamedTuple):
-    """One feasible deployment with the request as it would be sent, and its quotes in nano of the card's currency."""
+    """One feasible deployment with the request as it would be sent, and its quotes in nano of the card's currency.
+
+    `dearest` has the highest rates at which it can be charged, within which the hold is reckoned.
+    """
 
     deployment: Deployment
     sanitised: Sanitised
     card: Card
     expected: int
     worst: int
+    dearest: Rates
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds."""
+    """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds.
+
+    `team` is whose rules hold (None: a team without a file, which may use everything), `step` what its budgets ask by now,
+    `caller` whose budgets must be able to count the charge (None: nobody's).
+    """
 
     policies: Policies
     at: datetime
     currencies: Mapping[str, str]
     horizon: int
+    team: TeamRow | None = None
+    step: Step = NO_STEP
+    caller: Caller | None = None
 
 
 class Plan(NamedTuple):
@@ -54,15 +81,23 @@ class Plan(NamedTuple):
 
 
 def plan(request: ChatRequest, route: Route, terms: Terms) -> Plan:
-    """The first feasible deployment in the route's order, else the reason why there is none, as the error to answer with."""
+    """The first feasible deployment in the route's order, or the cheapest where a step prefers that.
+
+    Raises the reason why there is none, as the error to answer with; NotAllowed for a name that the team may not use.
+    """
+    if terms.team is not None and not terms.team.may_ask(route.name):
+        raise _forbidden(terms.team, route.name, terms.policies)
     search = _Search(request, route, terms)
-    for target in route.deployments:
-        candidate = search.consider(target)
-        if candidate is not None and candidate.sanitised.fits and not candidate.sanitised.squeezed:
-            return Plan(route, candidate, tuple(search.reasons))
-    if search.tight is not None:
-        return Plan(route, search.tight, tuple(search.reasons))
-    raise search.failure()
+    roomy = (found for target in route.deployments if (found := search.consider(target)) is not None and _has_room(found))
+    chosen = search.cheapest(roomy) if terms.step.prefer == "cheapest" else next(roomy, None)
+    chosen = chosen or search.tight
+    if chosen is None:
+        raise search.failure()
+    return Plan(route, chosen, tuple(search.reasons))
+
+
+def _has_room(candidate: Candidate) -> bool:
+    return candidate.sanitised.fits and not candidate.sanitised.squeezed
 
 
 class _Search:
@@ -78,23 +113,58 @@ class _Search:
         self._refusal: InvalidRequest | None = None
         self._unpriced: PriceUnknown | None = None
         self._served = False
+        # What the team may not use, and what a step leaves out.
+        self._foreign = 0
+        self._stepped: list[RouteTarget] = []
 
     def consider(self, target: RouteTarget) -> Candidate | None:
+        candidate = None if self._barred(target) else self._tried(target)
+        self.tight = self.tight or candidate
+        return candidate
+
+    def _tried(self, target: RouteTarget) -> Candidate | None:
         try:
-            candidate = self._candidate(target)
+            return self._candidate(target)
         except InvalidRequest as refusal:
             # A host with more room may still serve it; the answer to the client is the first refusal.
             if self._refusal is None or isinstance(self._refusal, ContextExceeded):
                 self._refusal = refusal
             self.reasons.append(f"{target.name}: {refusal.message}")
-            return None
         except PriceUnknown as unknown:
             self._unpriced = self._unpriced or unknown
             self.reasons.append(f"{target.name}: {unknown.message}")
-            return None
-        if candidate is not None:
-            self.tight = self.tight or candidate
-        return candidate
+        return None
+
+    def cheapest(self, candidates: Iterable[Candidate]) -> Candidate | None:
+        """The lowest expected cost, in the currency of the budget that asks for it; without a rate last, else in the route's order."""
+        priced = [(self._price(candidate), candidate) for candidate in candidates]
+        known = [(price, candidate) for price, candidate in priced if price is not None]
+        if not known:
+            return priced[0][1] if priced else None
+        lowest, chosen = min(known, key=lambda pair: pair[0])
+        for price, candidate in priced:
+            if candidate is not chosen:
+                why = "no rate to compare its price by" if price is None else f"expected to cost {decimal_text(price - lowest)} more"
+                self.reasons.append(f"{candidate.deployment.name}: {why}")
+        return chosen
+
+    def _price(self, candidate: Candidate) -> int | None:
+        terms, use = self.terms, self.terms.step.use
+        currency = use.state.currency if use else candidate.card.currency
+        return terms.policies.rates.convert(candidate.expected, candidate.card.currency, currency, terms.at)
+
+    def _barred(self, target: RouteTarget) -> bool:
+        """Whether the team's rules leave a deployment out; a step counts only for what is not left out for ever."""
+        team, step = self.terms.team, self.terms.step
+        if team is not None and not team.may_use(target.host):
+            self._foreign += 1
+            self.reasons.append(f"{target.name}: not among the hosts of team {team.team}")
+        elif not step.admits(target.host, target.model):
+            self._stepped.append(target)
+            self.reasons.append(f"{target.name}: {_step_text(step)}")
+        else:
+            return False
+        return True
 
     def _candidate(self, target: RouteTarget) -> Candidate | None:
         terms = self.terms
@@ -108,10 +178,15 @@ class _Search:
         if currency is None:
             self.reasons.append(f"{target.name}: not configured here ({_missing(deployment)})")
             return None
+        if terms.caller is not None:
+            check_currency(terms.team, terms.caller, currency, terms.at, terms.policies.rates)
         card = terms.policies.prices.card(target.host, target.model, currency, terms.at)
-        sanitised = sanitise(self.request, self.route, self.client, deployment)
-        expected, worst = self._quotes(deployment, card, sanitised)
-        return Candidate(deployment, sanitised, card, expected, worst)
+        sanitised = sanitise(self.request, self.route, self.client, deployment, terms.step.max_output)
+        if not deployment.host.streams and (self.request.stream or sanitised.stop is not None):
+            self.reasons.append(f"{target.name}: cannot stream")
+            return None
+        expected, worst, dearest = self._quotes(deployment, card, sanitised)
+        return Candidate(deployment, sanitised, card, expected, worst, dearest)
 
     def _absence(self, target: RouteTarget) -> str:
         """Why nothing is served under this name now: the host's own words where the name was retired."""
@@ -121,7 +196,7 @@ class _Search:
             return ended[-1].retired.replace("{model}", target.model)
         return "retired" if ended else "not served there yet" if rows else "not served there"
 
-    def _quotes(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> tuple[int, int]:
+    def _quotes(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> tuple[int, int, Rates]:
         answers = self.request.answers
         most = sanitised.max_output * answers
         typical = min(deployment.contract.baseline_output or TYPICAL_OUTPUT, sanitised.max_output) * answers
@@ -131,9 +206,13 @@ class _Search:
         # A token of a byte-level vocabulary is at least one byte, so the body's size bounds the prompt.
         bound = min(self.request.size, deployment.context)
         expected = cost(rates, 0, sanitised.prompt_tokens, typical)
-        return expected, max(expected, cost(dearest, 0, bound, most))
+        return expected, max(expected, cost(dearest, 0, bound, most)), dearest
 
     def failure(self) -> FaregateError:
+        if self._foreign == len(self.route.deployments) and self.terms.team is not None:
+            return _homeless(self.terms.team, self.route)
+        if (wanted := self._but_for_the_step()) is not None:
+            return self._stepped_error(wanted)
         if self._refusal is not None:
             return self._refusal
         if self._unpriced is not None:
@@ -145,6 +224,53 @@ class _Search:
         # Only the operator can change it, so asking again is no use.
         nowhere.retry = False
         return nowhere
+
+    def _but_for_the_step(self) -> Candidate | None:
+        """A deployment that a step left out and that would serve: then the step is the reason, and not the request."""
+        return next((found for target in self._stepped if (found := self._tried(target)) is not None), None)
+
+    def _stepped_error(self, wanted: Candidate) -> BudgetExceeded:
+        step, use = self.terms.step, self.terms.step.use
+        assert use is not None, "only a budget that is used reaches a step"
+        state = use.state
+        asked = self._price(wanted)
+        until = f" It resets at {instant_text(state.resets_at)}." if state.resets_at else ""
+        return BudgetExceeded(
+            f"Budget {state.budget} of {whose(state)} is used to {use.percent} %: {_step_text(step)}, and nothing of "
+            f"{self.route.name!r} is served there now.{until}",
+            details={**arithmetic(state, asked), "step": step.at, "only": list(step.only or ())},
+        )
+
+
+def _step_text(step: Step) -> str:
+    return f"from {step.at} % of the budget on, only {', '.join(step.only or ())} may serve"
+
+
+def _forbidden(team: TeamRow, name: str, policies: Policies) -> NotAllowed:
+    """The refusal of a name, with what this team may ask for instead."""
+    allowed = [route for route in policies.routes if team.may_ask(route)]
+    pins = [pattern for pattern in team.routes if "/" in pattern or "*" in pattern]
+    shown = ", ".join(dict.fromkeys([*allowed[:_SHOWN], *pins[:_SHOWN]])) + (", …" if len(allowed) > _SHOWN else "")
+    return NotAllowed(
+        f"Team {team.team} may not use {name!r}. It may use: {shown}.", param="model", details={"allowed": allowed, "patterns": pins}
+    )
+
+
+def _homeless(team: TeamRow, route: Route) -> NotAllowed:
+    hosts = list(team.hosts or ())
+    return NotAllowed(
+        f"Team {team.team} may use {', '.join(hosts)} only, and {route.name!r} is not served there.",
+        param="model",
+        details={"hosts": hosts},
+    )
+
+
+def capped(plan: Plan, request: ChatRequest, terms: Terms, tokens: int) -> Plan:
+    """The same plan with at most so many output tokens an answer, reasoning included: what a budget can pay for."""
+    chosen = plan.chosen
+    cap = min(tokens, terms.step.max_output or tokens)
+    sanitised = sanitise(request, plan.route, client_contract(plan.route, terms), chosen.deployment, cap)
+    return plan._replace(chosen=chosen._replace(sanitised=sanitised))
 
 
 def client_contract(route: Route, terms: Terms) -> Contract:

@@ -18,7 +18,7 @@ from gateway.messages import Rewriter, check, concerned, missing_reasoning, surv
 from gateway.request import ChatRequest
 from gateway.tokens import count_prompt, estimate_prompt
 
-__all__ = ["Sanitised", "StopRule", "count_sent", "sanitise"]
+__all__ = ["Sanitised", "StopRule", "count_sent", "sanitise", "streamed"]
 
 
 class Sanitised(NamedTuple):
@@ -41,8 +41,10 @@ class Sanitised(NamedTuple):
     beta: bool
 
 
-def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: Deployment) -> Sanitised:
+def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: Deployment, cap: int | None = None) -> Sanitised:
     """The request as this deployment must get it; `client` is the contract of the route that the app named.
+
+    `cap` is the most output that an answer may have in all, reasoning included, however much was asked.
 
     Raises InvalidRequest (ContextExceeded) where no edit can make it valid here.
     """
@@ -61,7 +63,7 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     settled, switch_edits = thinking.write(body, wish, switch, target)
     field_edits = fields.sift(body, target, switch.on, (*settled, *limits.given(body)))
     prompt = estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(target, switch.on, tools))
-    limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt))
+    limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt, cap))
     limits.write(body, limit, target)
     if request.stream or limit.stop is not None:
         _ask_for_stream(body, target)
@@ -96,6 +98,13 @@ def _switch(switch: thinking.Switch, messages: list[dict[str, Any]], tools: bool
         return switch
     refusal = missing_reasoning(messages, target.contract, target.host.reads.reasoning, tools)
     return switch if refusal is None else switch.turned_off(refusal)
+
+
+def streamed(sanitised: Sanitised, target: Deployment) -> Sanitised:
+    """The same request with the answer asked for as a stream, so that we can end it."""
+    body = dict(sanitised.body)
+    _ask_for_stream(body, target)
+    return sanitised._replace(body=body)
 
 
 def count_sent(sanitised: Sanitised, target: Deployment) -> int:

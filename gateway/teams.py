@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Literal
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import Final, Literal
 
 from pydantic import Field
 
+from gateway.money import exact_nano
 from gateway.prices import Currency, Price, Zone
 from gateway.rows import Problem, Row
+
+# The name under which the ledger keeps the budget that one key has to itself.
+RESERVED: Final = "key"
 
 
 class BudgetRow(Row):
@@ -21,6 +28,11 @@ class BudgetRow(Row):
     zone: Zone = "UTC"
     per: Literal["team", "key"] = "team"
     at_limit: Literal["stop", "finish"] = "stop"
+
+    @cached_property
+    def nano(self) -> int:
+        """The amount in nano-units of its currency; every request asks for it."""
+        return exact_nano(self.amount)
 
 
 class LimitsRow(Row):
@@ -37,22 +49,76 @@ class StepRow(Row):
     at: int = Field(ge=1, le=100)
     prefer: Literal["cheapest", "fastest"] | None = None
     max_output: int | None = Field(default=None, ge=1)
-    only: tuple[str, ...] | None = Field(default=None, description="hosts, or HOST/MODEL")
+    only: tuple[str, ...] | None = Field(default=None, min_length=1, description="hosts, or HOST/MODEL")
+
+    @property
+    def effect(self) -> bool:
+        return (self.prefer, self.max_output, self.only) != (None, None, None)
 
 
 class TeamRow(Row):
-    """One team as its author writes it; `routes` may hold patterns such as deepseek-*."""
+    """One team as its author writes it; `routes` may hold patterns such as deepseek-* (a * stands for any text)."""
 
     team: str
-    routes: tuple[str, ...]
-    hosts: tuple[str, ...] | None = None
+    routes: tuple[str, ...] = Field(min_length=1)
+    hosts: tuple[str, ...] | None = Field(default=None, min_length=1)
     budgets: tuple[BudgetRow, ...] = ()
     limits: LimitsRow = LimitsRow()
     steps: tuple[StepRow, ...] = ()
     note: str = ""
 
+    def may_ask(self, name: str) -> bool:
+        """Whether a name, a route's or HOST/MODEL, is among `routes`."""
+        return any(matches(pattern, name) for pattern in self.routes)
+
+    def may_use(self, host: str) -> bool:
+        return self.hosts is None or host in self.hosts
+
     def problems(self) -> Iterator[Problem]:
+        yield from self._budget_problems()
+        yield from self._step_problems()
+
+    def _budget_problems(self) -> Iterator[Problem]:
         names = [row.budget for row in self.budgets]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield ("budgets", index, "budget"), f"budget `{name}` stands twice in team `{self.team}`"
+        for index, row in enumerate(self.budgets):
+            if row.budget in names[:index]:
+                yield (
+                    ("budgets", index, "budget"),
+                    f"budget `{row.budget}` stands twice in team `{self.team}`. Hint: give each its own name",
+                )
+            if row.budget == RESERVED:
+                yield ("budgets", index, "budget"), f"`{RESERVED}` is the name of a key's own budget. Hint: name this one by its period"
+            if not row.nano:
+                text = (
+                    "a budget of 0 refuses every request. Hint: state an amount, or leave the budget out and take the names out of `routes`"
+                )
+                yield ("budgets", index, "amount"), text
+
+    def _step_problems(self) -> Iterator[Problem]:
+        for index, row in enumerate(self.steps):
+            if not row.effect:
+                yield ("steps", index), "a step that changes nothing. Hint: say `prefer`, `max_output` or `only`"
+            for other in row.only or ():
+                if not self.may_use(other.partition("/")[0]):
+                    yield ("steps", index, "only"), f"`{other}` is not among the `hosts` of team `{self.team}`. Hint: add its host there"
+        for index, (lower, higher) in enumerate(pairwise(self.steps), start=1):
+            if higher.at <= lower.at:
+                text = f"`at: {higher.at}` does not follow `at: {lower.at}`. Hint: write the steps in rising order, one for each `at`"
+                yield ("steps", index, "at"), text
+            elif higher.effect and _repeats(lower, higher):
+                text = f"the step at {higher.at} only repeats the one at {lower.at}, which goes on. Hint: leave it out"
+                yield ("steps", index), text
+
+
+def _repeats(lower: StepRow, higher: StepRow) -> bool:
+    return all(getattr(higher, key) in (None, getattr(lower, key)) for key in ("prefer", "max_output", "only"))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern, in which * stands for any text and all else for itself, is this name."""
+    return pattern == name or ("*" in pattern and _expression(pattern).fullmatch(name) is not None)
+
+
+@lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -55,6 +55,26 @@ def test_conversion_is_exact_but_for_less_than_a_nano(amount: int, pair: tuple[s
     assert 0 <= converted - amount * rate < 1
 
 
+@given(st.integers(1, 10**12), st.integers(1, 10**9))
+def test_a_rate_leads_both_ways_to_the_same(amount: int, rate: int) -> None:
+    table, instant = rates(("USD", "CNY", f"{rate // 1000}.{rate % 1000:03d}", "2026-01-01T00:00:00Z")), at("2026-03-01T00:00")
+    there, back = table.rate("USD", "CNY", instant), table.rate("CNY", "USD", instant)
+    converted = table.convert(amount, "USD", "CNY", instant)
+
+    assert there is not None
+    assert back is not None
+    assert there * back == 1
+    assert converted is not None
+    returned = table.convert(converted, "CNY", "USD", instant)
+    assert returned is not None
+    assert amount <= returned < amount + 1 + back
+
+
+def test_the_newest_rate_counts_whichever_way_round_it_is_stated() -> None:
+    table = rates(("USD", "CNY", "7", "2026-01-01T00:00:00Z"), ("CNY", "USD", "0.1", "2026-02-01T00:00:00Z"))
+    assert [table.rate("USD", "CNY", at(f"2026-{month}-15T00:00")) for month in ("01", "02")] == [7, 10]
+
+
 def test_an_empty_table_converts_nothing() -> None:
     assert rates().convert(1, "USD", "CNY", at("2026-03-01T00:00")) is None
 

@@ -20,10 +20,19 @@ MODES = contract("modes", MaxTokens(counts="total", default=400, max=800, thinki
 UNSAID = contract("unsaid", MaxTokens(counts="total", default=None, max=6400))
 
 
-def asked(body: dict[str, Any], client: Contract, served: Contract, *, thinking: bool = True, prompt: int = 100, **where: Any) -> Limit:
+def asked(
+    body: dict[str, Any],
+    client: Contract,
+    served: Contract,
+    *,
+    thinking: bool = True,
+    prompt: int = 100,
+    cap: int | None = None,
+    **where: Any,
+) -> Limit:
     reads: dict[str, Any] = {key: where.pop(key) for key in ("counts", "max_tokens") if key in where}
     target = at_host(served, reads, where)
-    return limit(body, Case(Rules(), client, target, thinking, prompt))
+    return limit(body, Case(Rules(), client, target, thinking, prompt, cap))
 
 
 ROWS: list[tuple[str, Contract, Contract, dict[str, Any], dict[str, Any], int | None, StopRule | None, int, bool]] = [
@@ -177,3 +186,54 @@ def test_no_answer_can_exceed_what_was_asked(
     assert min(bounds) <= number
     assert 1 <= found.sent <= min(5000, ceiling or 5000)
     assert found.most >= found.sent
+
+
+# A cap: the most output in all, whatever was asked
+
+CAPS: list[tuple[str, Contract, Contract, dict[str, Any], int, int | None, StopRule | None, str]] = [
+    # what, client, served, request, cap, sent, stop, edits
+    ("below it", TOTAL, TOTAL, {"max_tokens": 500}, 600, 500, None, ""),
+    ("above it", TOTAL, TOTAL, {"max_tokens": 500}, 400, 400, None, "max_tokens=500->400"),
+    ("nothing asked, a smaller default", TOTAL, TOTAL, {}, 3200, None, None, ""),
+    ("nothing asked, a larger default", TOTAL, TOTAL, {}, 3000, 3000, None, "max_tokens=none->3000"),
+    ("no default anywhere", UNSAID, TOTAL, {}, 3000, 3000, None, "max_tokens=none->3000"),
+    ("an answer, with its thinking below it", ANSWER, ANSWER, {"max_tokens": 500}, 3500, 500, None, ""),
+    ("an answer, whose thinking is above it", ANSWER, ANSWER, {"max_tokens": 500}, 3499, 500, StopRule("total", 3499), ""),
+    ("an answer that is above it", ANSWER, ANSWER, {"max_tokens": 500}, 400, 400, StopRule("total", 400), "max_tokens=500->400"),
+    ("answer to total", ANSWER, TOTAL, {"max_tokens": 500}, 2000, 2000, StopRule("answer", 500), "max_tokens=500->2000"),
+    ("answer to total, without room for thinking", ANSWER, TOTAL, {"max_tokens": 500}, 500, 500, None, ""),
+    ("total to answer", TOTAL, ANSWER, {"max_tokens": 900}, 600, 600, StopRule("total", 600), "max_tokens=900->600"),
+    ("total to answer, below it", TOTAL, ANSWER, {"max_tokens": 500}, 600, 500, StopRule("total", 500), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("client", "served", "body", "cap", "sent", "stop", "edits"), [row[1:] for row in CAPS], ids=[row[0] for row in CAPS]
+)
+def test_a_cap_counts_reasoning_and_answer_together(
+    client: Contract, served: Contract, body: dict[str, Any], cap: int, sent: int | None, stop: StopRule | None, edits: str
+) -> None:
+    found = asked(body, client, served, cap=cap)
+    assert (found.sent, found.stop, header(found.edits), found.squeezed) == (sent, stop, edits, False)
+
+
+@given(
+    st.sampled_from([ANSWER, TOTAL, UNSAID, MODES]),
+    st.sampled_from([ANSWER, TOTAL, UNSAID, MODES]),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(1, 9000)),
+    st.integers(1, 9000),
+)
+def test_no_answer_can_exceed_a_cap_and_one_above_all_changes_nothing(
+    client: Contract, served: Contract, thinking: bool, number: int | None, cap: int
+) -> None:
+    body = {} if number is None else {"max_tokens": number}
+    free, found = (asked(body, client, served, thinking=thinking, cap=each) for each in (None, cap))
+    bounds = [found.most, *([found.stop.tokens] if found.stop is not None and found.stop.counts == "total" else [])]
+    assert min(bounds) <= cap
+    if free.most <= cap:
+        assert found == free
+
+
+def test_a_prompt_that_fits_beside_the_cap_is_not_refused_for_what_was_asked() -> None:
+    assert asked({"max_tokens": 6000}, SMALL, SMALL, prompt=3000, cap=2000).sent == 2000
