@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
@@ -16,51 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.errors import LedgerUnavailable
+from gateway.budgets import SHARE
+from gateway.errors import BudgetExceeded, LedgerUnavailable
 from gateway.ledger import operations
-from gateway.ledger.columns import request_columns, request_row
+from gateway.ledger.columns import REQUEST, request_columns, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
-from gateway.ledger.sqlite import SqliteLedger, check_sqlite
-from gateway.ledger.unsettled import LIMIT
+from gateway.ledger.sqlite import check_sqlite
 from gateway.ledger.verify import BUDGETS, INVARIANTS, verify
 from gateway.ledger.writer import BATCH, Writer
 from gateway.money import Parts
-from gateway.outcome import Attempt, Claim, Grant, Hold, LedgerRow
+from gateway.outcome import Grant, Idempotency
 from gateway.usage import Sources, Usage
+from tests.ledgers import AT, HOLD, MONTH, RELEASED, ROW, Embedded, eventually, locked, look, unlock
 
-AT = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
-HOLD = Hold("r1", "search", "search-1a2b3c", "r", "deepseek", "deepseek-v4-pro", "USD", 900, 500, 900, "card", "9f", AT)
-ROW = LedgerRow(
-    id="r1",
-    team="search",
-    key="search-1a2b3c",
-    route="r",
-    host="deepseek",
-    model="deepseek-v4-pro",
-    contract="deepseek-v4-pro",
-    edits=("max_tokens=9000->8192", "drop_user"),
-    usage=Usage(64, 10, 30, 12, Sources(reasoning="unknown")),
-    currency="USD",
-    nano=400,
-    parts=Parts(50, 150, 200),
-    card="card",
-    window="peak",
-    policies="9f",
-    started=AT,
-    ended=AT + timedelta(seconds=3, microseconds=1),
-    status="ok",
-    stopped=None,
-    attempts=(Attempt("gmi", "v4", "upstream_error", "none", 0), Attempt("deepseek", "deepseek-v4-pro", "ok", "known", 400)),
-    expected_nano=500,
-    worst_nano=900,
-    host_nano=399,
-    disputed=True,
-    stream=True,
-)
-MONTH = Claim("search", "month", "", "2026-11", "USD", 10_000, None)
 REAL_VFS = apsw.vfs_names()[0]
-RELEASED = replace(ROW, nano=0, usage=None, parts=None, status="client_error", attempts=())
 
 
 @pytest.fixture
@@ -69,8 +39,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
-    ledger = SqliteLedger(path)
+async def ledger(path: Path) -> AsyncIterator[Embedded]:
+    ledger = Embedded(path)
     await ledger.start()
     yield ledger
     problems = await ledger.verify()
@@ -78,38 +48,9 @@ async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
     assert problems == []
 
 
-def look(path: Path, query: str) -> list[tuple[apsw.SQLiteValue, ...]]:
-    connection = apsw.Connection(str(path))
-    try:
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come true within 10 s")
-
-
-def locked(path: Path) -> apsw.Connection:
-    """Another process's write transaction, as far as the ledger can tell."""
-    connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(5000)
-    connection.execute("BEGIN IMMEDIATE")
-    return connection
-
-
-def unlock(connection: apsw.Connection) -> None:
-    connection.execute("COMMIT")
-    connection.close()
-
-
 async def expired_hold(path: Path) -> None:
     """A hold whose lease was over at once, and the reaper that found it."""
-    brief = SqliteLedger(path, lease=1e-6)
+    brief = Embedded(path, lease=1e-6)
     await brief.start()
     await brief.hold(HOLD)
     async with asyncio.timeout(10):
@@ -121,7 +62,7 @@ async def expired_hold(path: Path) -> None:
 # -- one request
 
 
-async def test_a_settled_request_reads_back_as_it_was_written(ledger: SqliteLedger) -> None:
+async def test_a_settled_request_reads_back_as_it_was_written(ledger: Embedded) -> None:
     await ledger.hold(HOLD)
     assert await ledger.request("r1") is None
 
@@ -130,7 +71,7 @@ async def test_a_settled_request_reads_back_as_it_was_written(ledger: SqliteLedg
     assert await ledger.request("r1") == ROW
 
 
-async def test_a_released_request_keeps_its_row_and_costs_nothing(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_released_request_keeps_its_row_and_costs_nothing(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     await ledger.release(RELEASED)
 
@@ -175,7 +116,7 @@ def test_no_row_loses_anything_in_columns(
 # -- the states of a hold
 
 
-async def arrange(ledger: SqliteLedger, path: Path, state: State) -> None:
+async def arrange(ledger: Embedded, path: Path, state: State) -> None:
     if state == "expired":
         await expired_hold(path)
         return
@@ -200,7 +141,7 @@ AFTER: dict[tuple[State, Event], tuple[State, list[tuple[str, int]], int]] = {
 
 
 @pytest.mark.parametrize(("state", "event"), AFTER)
-async def test_a_hold_ends_once_and_late_truth_is_an_adjusting_entry(ledger: SqliteLedger, path: Path, state: State, event: Event) -> None:
+async def test_a_hold_ends_once_and_late_truth_is_an_adjusting_entry(ledger: Embedded, path: Path, state: State, event: Event) -> None:
     await arrange(ledger, path, state)
 
     if event == "settle":
@@ -222,7 +163,7 @@ def test_the_table_of_states_leaves_settled_for_nothing() -> None:
     assert not [event for state, event in TRANSITIONS if state == "settled"]
 
 
-async def test_an_expired_hold_is_charged_what_was_expected_and_marked(ledger: SqliteLedger, path: Path) -> None:
+async def test_an_expired_hold_is_charged_what_was_expected_and_marked(ledger: Embedded, path: Path) -> None:
     await expired_hold(path)
 
     row = await ledger.request("r1")
@@ -232,7 +173,7 @@ async def test_an_expired_hold_is_charged_what_was_expected_and_marked(ledger: S
     assert look(path, "SELECT kind, nano, source FROM entry") == [("expire", 500, "estimate")]
 
 
-async def test_of_many_settles_at_once_exactly_one_has_an_effect(ledger: SqliteLedger, path: Path) -> None:
+async def test_of_many_settles_at_once_exactly_one_has_an_effect(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
 
     answers = await asyncio.gather(*(ledger.settle(replace(ROW, ended=AT + timedelta(seconds=n))) for n in range(50)))
@@ -241,7 +182,7 @@ async def test_of_many_settles_at_once_exactly_one_has_an_effect(ledger: SqliteL
     assert look(path, "SELECT sum(nano), count(*) FROM entry") == [(400, 1)]
 
 
-async def test_a_charge_above_its_hold_is_recorded_and_shows_as_an_overrun(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_charge_above_its_hold_is_recorded_and_shows_as_an_overrun(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
 
     assert await ledger.settle(replace(ROW, nano=1000, parts=Parts(0, 0, 1000)))
@@ -249,19 +190,19 @@ async def test_a_charge_above_its_hold_is_recorded_and_shows_as_an_overrun(ledge
     assert look(path, "SELECT * FROM overrun") == [("r1", "USD", 100)]
 
 
-async def test_an_explicit_charge_of_zero_is_settled(ledger: SqliteLedger, path: Path) -> None:
+async def test_an_explicit_charge_of_zero_is_settled(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     assert await ledger.settle(replace(ROW, nano=0, parts=Parts(0, 0, 0), usage=Usage(0, 0, 0)))
     assert look(path, "SELECT kind, nano, source FROM entry") == [("settle", 0, "reported")]
 
 
-async def test_counted_usage_is_marked_in_the_entry(ledger: SqliteLedger, path: Path) -> None:
+async def test_counted_usage_is_marked_in_the_entry(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     await ledger.settle(replace(ROW, usage=Usage(0, 10, 20, 0, Sources("unknown", "counted", "counted", "counted"))))
     assert look(path, "SELECT source FROM entry") == [("counted",)]
 
 
-async def test_the_hold_of_the_next_attempt_takes_the_place_of_the_first(ledger: SqliteLedger, path: Path) -> None:
+async def test_the_hold_of_the_next_attempt_takes_the_place_of_the_first(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
 
     await ledger.extend(replace(HOLD, host="gmi", model="v4", nano=2000, worst=2000, currency="CNY"))
@@ -272,7 +213,7 @@ async def test_the_hold_of_the_next_attempt_takes_the_place_of_the_first(ledger:
         await ledger.extend(HOLD)
 
 
-async def test_what_contradicts_the_hold_is_refused_and_changes_nothing(ledger: SqliteLedger, path: Path) -> None:
+async def test_what_contradicts_the_hold_is_refused_and_changes_nothing(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     before = look(path, "SELECT * FROM hold")
 
@@ -290,10 +231,103 @@ async def test_what_contradicts_the_hold_is_refused_and_changes_nothing(ledger: 
     assert look(path, "SELECT count(*) FROM request") == [(0,)]
 
 
+# -- budgets (that every store keeps them alike: test_stores.py)
+
+# What a budget of 200 shares grants a request that asks 300 and can use 100, whose worst case is 900: (spent, held by others, has,
+# grant). No more than a share of what is left, but for the least, and for a worst case that is no more than that.
+LIMIT = 200 * SHARE
+GRANTS: tuple[tuple[int, int, int, int | None], ...] = (
+    (0, 0, 0, 200),
+    (100 * SHARE + 1, 0, 0, 100),
+    (LIMIT - 100, 0, 0, 100),
+    (LIMIT - 99, 0, 0, None),
+    (LIMIT - 1000, 900, 0, 100),
+    (LIMIT - 1000, 901, 0, None),
+    (0, 0, 90, 289),
+    (0, 0, 150, 300),  # no more than was asked
+    (0, 0, 800, 900),  # the worst case at once
+    (LIMIT - 200, 100, 100, 100),
+    (LIMIT - 1000, 0, 890, 300),  # it gives back what is not asked any more
+    (LIMIT + 500, 0, 100, None),  # the limit was lowered, or something ran over: the hold stays as it is
+)
+
+
+@pytest.mark.parametrize(("spent", "others", "has", "grant"), GRANTS)
+async def test_a_budget_grants_a_part_of_what_is_left(
+    ledger: Embedded, path: Path, spent: int, others: int, has: int, grant: int | None
+) -> None:
+    month, whole = replace(MONTH, limit=LIMIT), replace(MONTH, limit=2 * LIMIT)
+    for id, nano in (("spent", spent), ("others", others), ("r1", has)):
+        if nano:
+            await ledger.hold(replace(HOLD, id=id, nano=nano, least=nano, worst=nano, claims=(whole,)))
+    if spent:
+        await ledger.settle(replace(ROW, id="spent", nano=spent, parts=Parts(0, 0, spent)))
+    look(path, f"UPDATE budget SET lim = {LIMIT}")
+    asked = replace(HOLD, nano=300, least=100, worst=900, claims=(month,))
+    before = look(path, "SELECT * FROM hold"), look(path, "SELECT * FROM budget")
+
+    ask = ledger.extend if has else ledger.hold
+    if grant is None:
+        with pytest.raises(BudgetExceeded):
+            await ask(asked)
+        assert (look(path, "SELECT * FROM hold"), look(path, "SELECT * FROM budget")) == before
+    else:
+        answer = await ask(asked)
+        assert answer.nano == grant
+        assert answer.budgets == tuple(await ledger.budgets(AT))
+        assert look(path, "SELECT held FROM budget") == [(others + grant,)]
+
+
+async def test_the_tightest_of_several_budgets_decides_in_its_own_currency(ledger: Embedded) -> None:
+    yuan = replace(MONTH, budget="day", period="2026-11-20", currency="CNY", limit=100, rate=(71, 10), finish=True)
+
+    grant = await ledger.hold(replace(HOLD, nano=50, least=10, worst=60, claims=(yuan, MONTH)))
+
+    # 10 USD-nano, the least, cost 71 CNY-nano of 100; there are more of the other budget.
+    assert grant.nano == 10
+    assert [(state.budget, state.currency, state.held, state.left) for state in grant.budgets] == [
+        ("day", "CNY", 71, 29),
+        ("month", "USD", 10, 9_990),
+    ]
+    with pytest.raises(BudgetExceeded, match="Budget day of team search") as refusal:
+        await ledger.hold(replace(HOLD, id="r2", nano=50, least=5, worst=60, claims=(yuan, MONTH)))
+    assert refusal.value.details is not None and refusal.value.details["asked"] == "0.000000036"
+    grant = await ledger.extend(replace(HOLD, nano=50, least=20, worst=60, claims=(yuan, MONTH)))
+    assert [(state.held, state.overrun) for state in grant.budgets] == [(142, 42), (20, 0)]
+    assert await ledger.settle(replace(ROW, nano=15, parts=Parts(0, 0, 15)))
+    assert [(state.spent, state.held, state.overrun) for state in await ledger.budgets(AT)] == [(107, 0, 42), (15, 0, 0)]
+
+
+async def test_what_no_column_can_hold_fails_loudly_and_harms_nothing(ledger: Embedded) -> None:
+    endless = replace(MONTH, limit=10**40)
+    await ledger.hold(replace(HOLD, nano=2**62, least=2**62, worst=2**62, claims=(endless,)))
+    with pytest.raises(BudgetExceeded):
+        await ledger.hold(replace(HOLD, id="r2", nano=2**62, least=2**62, worst=2**62, claims=(endless,)))
+    with pytest.raises(OverflowError):
+        await ledger.settle(replace(ROW, nano=2**63, parts=Parts(0, 0, 2**63)))
+
+    await ledger.hold(replace(HOLD, id="r3", least=900, claims=(endless,)))
+
+    (state,) = await ledger.budgets(AT)
+    assert (state.limit, state.held) == (2**63 - 1, 2**62 + 900)
+
+
+async def test_budgets_are_those_of_a_team_whose_period_is_not_over(ledger: Embedded) -> None:
+    day = replace(MONTH, budget="day", period="2026-11-20", resets_at=AT + timedelta(hours=1))
+    for team in ("search", "ads"):
+        claims = (replace(day, team=team), replace(MONTH, team=team, key="k1"))
+        await ledger.hold(replace(HOLD, id=team, team=team, claims=claims))
+
+    seen = [(state.team, state.budget, state.key) for state in await ledger.budgets(AT)]
+    assert seen == [("ads", "day", ""), ("ads", "month", "k1"), ("search", "day", ""), ("search", "month", "k1")]
+    after = AT + timedelta(hours=1)
+    assert [(state.budget, state.resets_at) for state in await ledger.budgets(after, "ads")] == [("month", None)]
+
+
 # -- leases, by the database's clock alone
 
 
-async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: Embedded, path: Path) -> None:
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(5000)
     db = connection.cursor()
@@ -310,7 +344,7 @@ async def test_a_renewed_lease_outlives_the_first_and_ends_by_itself(ledger: Sql
     connection.close()
 
 
-async def test_the_reaper_works_in_bounded_steps_until_nothing_is_overdue(ledger: SqliteLedger, path: Path) -> None:
+async def test_the_reaper_works_in_bounded_steps_until_nothing_is_overdue(ledger: Embedded, path: Path) -> None:
     connection = locked(path)
     db = connection.cursor()
     for number in range(operations.REAP + 50):
@@ -326,7 +360,7 @@ async def test_the_reaper_works_in_bounded_steps_until_nothing_is_overdue(ledger
 
 async def test_a_lease_goes_on_while_its_ledger_lives(path: Path) -> None:
     # A lease of 60 ms, until it has been moved by 400 ms: without renewal the hold would expire.
-    ledger = SqliteLedger(path, lease=0.06)
+    ledger = Embedded(path, lease=0.06)
     await ledger.start()
     await ledger.hold(HOLD)
     (first,) = look(path, "SELECT expires FROM hold")
@@ -338,7 +372,7 @@ async def test_a_lease_goes_on_while_its_ledger_lives(path: Path) -> None:
     await ledger.close()
 
 
-async def test_a_hold_whose_caller_left_before_it_was_written_never_is(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_hold_whose_caller_left_before_it_was_written_never_is(ledger: Embedded, path: Path) -> None:
     lock = locked(path)
     holding = asyncio.create_task(ledger.hold(HOLD))
     await asyncio.sleep(0)
@@ -363,7 +397,7 @@ async def test_a_hold_whose_caller_left_after_it_was_written_ends_released(path:
         elif not holding.done():
             loop.call_soon(cancel_once_written)
 
-    ledger = SqliteLedger(path)
+    ledger = Embedded(path)
     await ledger.start()
     holding = asyncio.create_task(ledger.hold(HOLD))
     await asyncio.sleep(0)
@@ -376,7 +410,7 @@ async def test_a_hold_whose_caller_left_after_it_was_written_ends_released(path:
     assert look(path, "SELECT count(*) FROM request") == [(0,)]
 
 
-async def test_a_charge_stands_when_its_caller_leaves(ledger: SqliteLedger, path: Path) -> None:
+async def test_a_charge_stands_when_its_caller_leaves(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     settling = asyncio.create_task(ledger.settle(ROW))
     await asyncio.sleep(0)
@@ -391,7 +425,7 @@ async def test_a_charge_stands_when_its_caller_leaves(ledger: SqliteLedger, path
 # -- groups
 
 
-async def test_500_requests_at_once_share_a_few_commits(ledger: SqliteLedger, path: Path) -> None:
+async def test_500_requests_at_once_share_a_few_commits(ledger: Embedded, path: Path) -> None:
     async def one(number: int) -> None:
         await ledger.hold(replace(HOLD, id=f"r{number}"))
         assert await ledger.settle(replace(ROW, id=f"r{number}"))
@@ -403,7 +437,7 @@ async def test_500_requests_at_once_share_a_few_commits(ledger: SqliteLedger, pa
     assert look(path, "SELECT count(*), sum(nano) FROM entry") == [(500, 500 * 400)]
 
 
-async def test_a_refused_operation_does_not_break_up_its_group(ledger: SqliteLedger) -> None:
+async def test_a_refused_operation_does_not_break_up_its_group(ledger: Embedded) -> None:
     await ledger.hold(replace(HOLD, id="r9"))
     before = ledger.commits
 
@@ -414,7 +448,7 @@ async def test_a_refused_operation_does_not_break_up_its_group(ledger: SqliteLed
     assert ledger.commits - before < 20
 
 
-async def test_only_groups_with_a_charge_are_flushed(ledger: SqliteLedger) -> None:
+async def test_only_groups_with_a_charge_are_flushed(ledger: Embedded) -> None:
     await asyncio.gather(*(ledger.hold(replace(HOLD, id=f"r{number}")) for number in range(20)))
     await ledger.release(replace(RELEASED, id="r0"))
     assert ledger.flushes == 0
@@ -423,7 +457,7 @@ async def test_only_groups_with_a_charge_are_flushed(ledger: SqliteLedger) -> No
     assert ledger.flushes == 1
 
 
-async def test_an_operation_that_fails_half_way_leaves_nothing_and_harms_no_neighbour(ledger: SqliteLedger, path: Path) -> None:
+async def test_an_operation_that_fails_half_way_leaves_nothing_and_harms_no_neighbour(ledger: Embedded, path: Path) -> None:
     ids = [f"r{number}" for number in range(40)]
     await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
 
@@ -463,239 +497,6 @@ async def test_a_store_that_is_full_fails_the_group_and_works_again_with_room(pa
     assert look(path, "SELECT count(*) FROM t") == [(1,)]
 
 
-# -- what the store could not take
-
-
-IMPATIENT = 0.02
-"""Seconds that a ledger waits for the other process: its writes fail soon while `locked`."""
-
-# What ends a request, its state afterwards, and the entries that it leaves.
-ENDS: dict[Event, tuple[LedgerRow, State, list[tuple[str, int]]]] = {
-    "settle": (ROW, "settled", [("settle", 400)]),
-    "release": (RELEASED, "released", []),
-}
-
-
-async def end(ledger: SqliteLedger, event: Event, row: LedgerRow) -> None:
-    await (ledger.settle(row) if event == "settle" else ledger.release(row))
-
-
-async def ends_expired(path: Path) -> list[tuple[apsw.SQLiteValue, ...]]:
-    """The entries, once another gateway has found that no hold is open any more."""
-    other = SqliteLedger(path)
-    await other.start()
-    async with asyncio.timeout(10):
-        while look(path, "SELECT 1 FROM hold WHERE state = 'held'"):
-            await other.reap()
-    assert await other.verify() == []
-    await other.close()
-    return look(path, "SELECT rid, kind, nano FROM entry ORDER BY rid")
-
-
-@pytest.mark.parametrize("event", ENDS)
-async def test_what_another_process_kept_out_lands_once_as_soon_as_it_is_gone(path: Path, event: Event) -> None:
-    row, state, entries = ENDS[event]
-    ledger = SqliteLedger(path, lease=0.9, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    for _ in range(2):
-        with pytest.raises(LedgerUnavailable):
-            await end(ledger, event, row)
-    assert (ledger.unsettled, ledger.ready()) == (1, False)
-    assert await ledger.request("r1") is None
-
-    unlock(lock)
-    await eventually(ledger.ready)
-
-    assert ledger.unsettled == 0
-    assert await ledger.request("r1") == row
-    await end(ledger, event, row)
-    assert look(path, "SELECT state FROM hold") == [(state,)]
-    assert look(path, "SELECT kind, nano FROM entry") == entries
-    assert await ledger.verify() == []
-    await ledger.close()
-    assert not ledger.ready()
-
-
-class FullFile(apsw.VFSFile):
-    """Takes no byte past its end while there is no room."""
-
-    def __init__(self, room: threading.Event, name: apsw.URIFilename | str | None, flags: list[int]) -> None:
-        self._room = room
-        super().__init__(REAL_VFS, name, flags)
-
-    def xWrite(self, data: bytes, offset: int) -> None:
-        if not self._room.is_set() and offset + len(data) > self.xFileSize():
-            raise apsw.FullError("no space left on device")
-        super().xWrite(data, offset)
-
-
-class FullVFS(apsw.VFS):
-    def __init__(self, room: threading.Event) -> None:
-        self._room = room
-        super().__init__("full", REAL_VFS, makedefault=True)
-
-    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:
-        return FullFile(self._room, name, flags)
-
-
-@contextmanager
-def disk_of_some_room() -> Iterator[threading.Event]:
-    """Every database that is opened meanwhile lives on a disk that has room while the event is set."""
-    room = threading.Event()
-    room.set()
-    vfs = FullVFS(room)
-    try:
-        yield room
-    finally:
-        vfs.unregister()
-
-
-async def test_charges_of_a_full_disk_land_once_there_is_room(path: Path) -> None:
-    rows = [replace(ROW, id=f"r{number}", nano=number, parts=Parts(0, 0, number)) for number in range(1, 2 * BATCH)]
-    with disk_of_some_room() as room:
-        ledger = SqliteLedger(path, lease=0.9)
-        await ledger.start()
-        await asyncio.gather(*(ledger.hold(replace(HOLD, id=row.id)) for row in rows))
-        room.clear()
-        answers = await asyncio.gather(*(ledger.settle(row) for row in rows), return_exceptions=True)
-        assert {type(answer) for answer in answers} == {LedgerUnavailable}
-        assert ledger.unsettled == len(rows)
-
-        room.set()
-        await eventually(ledger.ready)
-
-        assert look(path, "SELECT rid, kind, nano FROM entry ORDER BY nano") == [(row.id, "settle", row.nano) for row in rows]
-        assert look(path, "SELECT rid FROM request ORDER BY rowid") == [(row.id,) for row in rows], "the oldest come first"
-        assert await ledger.verify() == []
-        await ledger.close()
-
-
-async def test_a_hold_whose_charge_waits_is_renewed_and_one_that_has_ended_is_not(path: Path) -> None:
-    ledger = SqliteLedger(path, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    with pytest.raises(LedgerUnavailable):
-        await ledger.settle(ROW)
-    unlock(lock)
-
-    assert await ledger.renew() == 1
-    assert await ledger.settle(ROW)
-    assert await ledger.renew() == 0
-    await ledger.close()
-
-
-async def test_a_charge_whose_caller_left_lands_although_it_could_not_be_written_then(path: Path) -> None:
-    ledger = SqliteLedger(path, lease=0.9, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    settling = asyncio.create_task(ledger.settle(ROW))
-    await asyncio.sleep(0)
-    settling.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await settling
-    with pytest.raises(LedgerUnavailable):  # it waited behind the charge, so that has failed by now
-        await ledger.hold(replace(HOLD, id="r2"))
-
-    unlock(lock)
-    await eventually(ledger.ready)
-
-    assert look(path, "SELECT rid, nano FROM entry") == [("r1", 400)]
-    await ledger.close()
-
-
-async def test_close_tries_again_what_waits(path: Path) -> None:
-    ledger = SqliteLedger(path, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    with pytest.raises(LedgerUnavailable):
-        await ledger.settle(ROW)
-    unlock(lock)
-
-    await ledger.close()
-
-    assert look(path, "SELECT kind, nano FROM entry") == [("settle", 400)]
-
-
-async def test_what_close_cannot_settle_is_named_without_content_and_expires(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = SqliteLedger(path, lease=0.06, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    with pytest.raises(LedgerUnavailable):
-        await ledger.settle(ROW)
-
-    await ledger.close()
-    unlock(lock)
-
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
-    assert "request r1 " in said
-    assert "search" not in said
-    assert ledger.unsettled == 0
-    assert await ends_expired(path) == [("r1", "expire", 500)]
-
-
-async def test_the_hold_of_a_charge_that_is_given_up_expires(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = SqliteLedger(path, lease=0.3, patience=IMPATIENT)
-    await ledger.start()
-    await ledger.hold(HOLD)
-    lock = locked(path)
-    with pytest.raises(LedgerUnavailable):
-        await ledger.settle(replace(ROW, currency="CNY"))
-    unlock(lock)
-
-    await eventually(ledger.ready)
-
-    assert "settle of request r1 is given up" in caplog.text
-    await eventually(lambda: look(path, "SELECT state FROM hold") == [("expired",)])
-    assert look(path, "SELECT kind, nano FROM entry") == [("expire", 500)]
-    await ledger.close()
-
-
-async def test_the_hold_of_a_course_that_is_lost_expires_and_the_others_are_renewed(path: Path) -> None:
-    ledger = SqliteLedger(path, lease=0.3)
-    await ledger.start()
-    for id in ("refused", "forgotten", "open"):
-        await ledger.hold(replace(HOLD, id=id))
-    with pytest.raises(HoldError):
-        await ledger.release(replace(ROW, id="refused"))
-    ledger.forget("forgotten")
-
-    expired = "SELECT rid FROM hold WHERE state = 'expired' ORDER BY rid"
-    await eventually(lambda: look(path, expired) == [("forgotten",), ("refused",)])
-    (first,) = look(path, "SELECT expires FROM hold WHERE rid = 'open'")
-    await eventually(lambda: look(path, "SELECT expires - 300000 FROM hold WHERE rid = 'open'") > [first])
-
-    assert await ledger.settle(replace(ROW, id="open"))
-    assert look(path, "SELECT kind FROM entry WHERE rid = 'open'") == [("settle",)]
-    await ledger.close()
-
-
-async def test_no_more_wait_than_there_is_room_for_and_no_hold_is_taken_meanwhile(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ids = [f"r{number:04}" for number in range(LIMIT + 1)]
-    ledger = SqliteLedger(path, lease=2, patience=IMPATIENT)
-    await ledger.start()
-    await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
-    lock = locked(path)
-    await asyncio.gather(*(ledger.settle(replace(ROW, id=id)) for id in ids), return_exceptions=True)
-    assert ledger.unsettled == LIMIT
-    assert f"settle of request {ids[-1]} is given up" in caplog.text
-    with pytest.raises(LedgerUnavailable, match="Too many"):
-        await ledger.hold(HOLD)
-
-    unlock(lock)
-    await eventually(ledger.ready)
-
-    assert look(path, "SELECT count(*), sum(nano) FROM entry WHERE kind = 'settle'") == [(LIMIT, LIMIT * 400)]
-    await ledger.hold(HOLD)
-    await eventually(lambda: look(path, "SELECT rid FROM hold WHERE state = 'expired'") == [(ids[-1],)])
-    await ledger.close()
-
-
 # -- flushes
 
 
@@ -719,7 +520,7 @@ class Disk:
 
 async def test_charges_wait_for_a_flush_and_share_it_and_holds_do_not(path: Path) -> None:
     disk = Disk()
-    ledger = SqliteLedger(path, sync=disk.sync)
+    ledger = Embedded(path, sync=disk.sync)
     await ledger.start()
     ids = [f"r{number}" for number in range(10)]
     await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids))
@@ -741,21 +542,23 @@ async def test_charges_wait_for_a_flush_and_share_it_and_holds_do_not(path: Path
     await ledger.close()
 
 
-async def test_after_a_flush_that_failed_nothing_is_acknowledged_any_more(path: Path) -> None:
+async def test_after_a_flush_that_failed_the_file_acknowledges_nothing_any_more(path: Path) -> None:
     disk = Disk()
     disk.broken = True
     disk.let_go(3)
-    ledger = SqliteLedger(path, sync=disk.sync)
+    ledger = Embedded(path, sync=disk.sync)
     await ledger.start()
     await ledger.hold(HOLD)
     with pytest.raises(LedgerUnavailable, match="flushed"):
-        await ledger.settle(ROW)
+        await ledger.store.finish("settle", ROW)
 
     disk.broken = False
     with pytest.raises(LedgerUnavailable, match="flushed"):
         await ledger.hold(replace(HOLD, id="r2"))
     assert ledger.flushes == 0
-    assert (ledger.unsettled, ledger.ready()) == (1, False)
+    assert not ledger.ready()
+    assert await ledger.settle(ROW), "the spool has a disk flush of its own"
+    assert ledger.unsettled == 1
     await ledger.close()
 
 
@@ -764,7 +567,7 @@ async def test_the_log_is_copied_into_the_file_and_starts_anew(path: Path) -> No
         """The log's header counts them, in its fourth word."""
         return int.from_bytes(path.with_name("ledger.db-wal").read_bytes()[12:16])
 
-    ledger = SqliteLedger(path, log_pages=50)
+    ledger = Embedded(path, log_pages=50)
     await ledger.start()
     first = times_started()
     for number in range(50):
@@ -775,7 +578,7 @@ async def test_the_log_is_copied_into_the_file_and_starts_anew(path: Path) -> No
     await ledger.close()
 
 
-async def test_operations_wait_in_order_while_another_process_writes_and_the_loop_goes_on(ledger: SqliteLedger, path: Path) -> None:
+async def test_operations_wait_in_order_while_another_process_writes_and_the_loop_goes_on(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     lock = locked(path)
     settling = asyncio.create_task(ledger.settle(ROW))
@@ -792,7 +595,7 @@ async def test_operations_wait_in_order_while_another_process_writes_and_the_loo
     assert longest < 1, "a busy timeout of seconds would have stopped the loop"
 
 
-async def test_reading_goes_on_while_writing_waits(ledger: SqliteLedger, path: Path) -> None:
+async def test_reading_goes_on_while_writing_waits(ledger: Embedded, path: Path) -> None:
     await ledger.hold(HOLD)
     await ledger.settle(ROW)
     lock = locked(path)
@@ -806,7 +609,7 @@ async def test_reading_goes_on_while_writing_waits(ledger: SqliteLedger, path: P
 
 
 async def test_close_commits_what_was_submitted_and_then_refuses(path: Path) -> None:
-    ledger = SqliteLedger(path)
+    ledger = Embedded(path)
     await ledger.start()
     holds = [asyncio.create_task(ledger.hold(replace(HOLD, id=f"r{number}"))) for number in range(300)]
     await asyncio.sleep(0)
@@ -824,7 +627,7 @@ async def test_close_commits_what_was_submitted_and_then_refuses(path: Path) -> 
 # -- questions
 
 
-async def test_the_newest_requests_come_first(ledger: SqliteLedger) -> None:
+async def test_the_newest_requests_come_first(ledger: Embedded) -> None:
     for number, id in enumerate("abc"):
         await ledger.hold(replace(HOLD, id=id))
         await ledger.settle(replace(ROW, id=id, ended=AT + timedelta(seconds=-number)))
@@ -832,7 +635,7 @@ async def test_the_newest_requests_come_first(ledger: SqliteLedger) -> None:
     assert [row.id for row in await ledger.requests(2)] == ["a", "b"]
 
 
-async def test_spend_sums_by_group_and_never_over_currencies(ledger: SqliteLedger) -> None:
+async def test_spend_sums_by_group_and_never_over_currencies(ledger: Embedded) -> None:
     cases = [
         ("a", "search", "USD", 0),
         ("b", "search", "USD", 1),
@@ -858,7 +661,7 @@ async def test_spend_sums_by_group_and_never_over_currencies(ledger: SqliteLedge
 
 async def test_every_operation_reports_how_long_it_took(path: Path) -> None:
     told: list[tuple[str, float]] = []
-    ledger = SqliteLedger(path, on_commit=lambda op, seconds: told.append((op, seconds)))
+    ledger = Embedded(path, on_commit=lambda op, seconds: told.append((op, seconds)))
     await ledger.start()
     await ledger.hold(HOLD)
     await ledger.settle(ROW)
@@ -872,7 +675,7 @@ async def test_every_operation_reports_how_long_it_took(path: Path) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE entry SET nano = 1", "DELETE FROM entry"])
-async def test_entries_are_append_only(ledger: SqliteLedger, path: Path, statement: str) -> None:
+async def test_entries_are_append_only(ledger: Embedded, path: Path, statement: str) -> None:
     await ledger.hold(HOLD)
     await ledger.settle(ROW)
     with pytest.raises(apsw.ConstraintError, match="append-only"):
@@ -897,14 +700,64 @@ async def test_a_file_of_another_version_or_kind_is_refused(tmp_path: Path) -> N
     (tmp_path / "file").touch()
 
     for path in (tmp_path / "newer.db", tmp_path / "text.db", tmp_path / "file" / "ledger.db"):
-        ledger = SqliteLedger(path)
+        ledger = Embedded(path)
         with pytest.raises(LedgerUnavailable):
             await ledger.start()
         await ledger.close()
 
 
+async def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
+    """Made by the tables and with the rows of that version; one request is open, one expired, one settled."""
+    db = apsw.Connection(str(path))
+    db.execute(files("gateway.ledger").joinpath("schema.sql").read_text("utf-8")).fetchall()
+    version = db.pragma("user_version")
+    for rid, state in (("open", "held"), ("late", "expired"), ("done", "settled")):
+        values = (rid, state, 900, "USD", 500, 900, 2**60, "old", "search", "k", "r", "deepseek", "v4", "card", "9f", 0)
+        db.execute(f"INSERT INTO hold VALUES ({', '.join('?' * 16)})", values)
+        if state != "held":
+            kind = "expire" if state == "expired" else "settle"
+            db.execute("INSERT INTO entry VALUES (?, 1, ?, 500, 'USD', 'estimate', 0)", (rid, kind))
+            marks = ", ".join("?" * len(REQUEST))
+            row = replace(ROW, id=rid, nano=500, parts=None, usage=None, stopped="expired")
+            db.execute(f"INSERT INTO request VALUES ({marks})", request_columns(row))
+    db.close()
+    assert version == 1
+    ledger = Embedded(path)
+    await ledger.start()
+    assert await ledger.verify() == []
+
+    assert await ledger.settle(replace(ROW, id="open"))
+    assert await ledger.settle(replace(ROW, id="late"))
+    assert not await ledger.settle(replace(ROW, id="done"))
+    await ledger.hold(replace(HOLD, least=900, claims=(MONTH,), idempotency=Idempotency("k", "b")))
+
+    assert look(path, "SELECT rid, sum(nano) FROM entry GROUP BY rid") == [("done", 500), ("late", 400), ("open", 400)]
+    assert await ledger.verify() == []
+    await ledger.close()
+    new = path.with_name("new.db")
+    fresh = Embedded(new)
+    await fresh.start()
+    await fresh.close()
+    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
+    assert look(path, schema) == look(new, schema)
+
+
+async def test_a_migration_that_fails_half_way_changes_nothing(path: Path) -> None:
+    db = apsw.Connection(str(path))
+    db.execute(files("gateway.ledger").joinpath("schema.sql").read_text("utf-8")).fetchall()
+    # The table that the second version makes is there already.
+    db.execute("CREATE TABLE budget (x)")
+    db.close()
+    ledger = Embedded(path)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.start()
+    await ledger.close()
+    assert look(path, "PRAGMA user_version") == [(1,)]
+    assert look(path, "SELECT count(*) FROM pragma_table_info('hold') WHERE name = 'claims'") == [(0,)]
+
+
 async def test_two_gateways_on_one_new_file_both_start(path: Path) -> None:
-    ledgers = [SqliteLedger(path) for _ in range(4)]
+    ledgers = [Embedded(path) for _ in range(4)]
     await asyncio.gather(*(ledger.start() for ledger in ledgers))
 
     await asyncio.gather(*(ledger.hold(replace(HOLD, id=str(number))) for number, ledger in enumerate(ledgers)))
@@ -917,7 +770,7 @@ async def test_two_gateways_on_one_new_file_both_start(path: Path) -> None:
 async def test_start_waits_for_a_process_that_is_making_the_same_file(path: Path) -> None:
     maker = apsw.Connection(str(path))
     maker.execute("BEGIN IMMEDIATE")
-    ledger = SqliteLedger(path)
+    ledger = Embedded(path)
     start = asyncio.create_task(ledger.start())
 
     done, _ = await asyncio.wait({start}, timeout=0.1)
@@ -932,7 +785,7 @@ async def test_start_does_not_wait_for_ever(path: Path) -> None:
     maker = apsw.Connection(str(path))
     maker.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailable, match="cannot be opened: database is locked"):
-        await SqliteLedger(path, patience=0.05).start()
+        await Embedded(path, patience=0.05).start()
     maker.close()
 
 
@@ -964,7 +817,7 @@ BUDGET_HARM = {
 
 
 async def harmed(path: Path, harm: str) -> list[str]:
-    ledger = SqliteLedger(path)
+    ledger = Embedded(path)
     await ledger.start()
     await ledger.hold(replace(HOLD, least=900, claims=(MONTH,)))
     await ledger.settle(ROW)

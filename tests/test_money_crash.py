@@ -18,11 +18,12 @@ from typing import Any
 import apsw
 import pytest
 
-from gateway.ledger.sqlite import LOG_PAGES, SqliteLedger
+from gateway.ledger.sqlite import LOG_PAGES
 from gateway.ledger.verify import verify
 from gateway.money import Parts
 from gateway.outcome import Attempt, Hold, LedgerRow
 from gateway.usage import Usage
+from tests.ledgers import Embedded
 
 AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
 EXPECTED = 500
@@ -47,7 +48,7 @@ def row_of(id: str, nano: int) -> LedgerRow:
 
 
 async def write_for_ever(path: str, prefix: str) -> None:
-    ledger = SqliteLedger(path, lease=LEASE)
+    ledger = Embedded(path, lease=LEASE)
     await ledger.start()
 
     async def client(number: int) -> None:
@@ -68,18 +69,19 @@ async def write_for_ever(path: str, prefix: str) -> None:
 def killed_while_writing(path: Path, prefix: str) -> list[tuple[str, str, int]]:
     """What a process acknowledged until it was killed in the middle of its work."""
     command = [sys.executable, "-m", "tests.test_money_crash", str(path), prefix]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(ACKNOWLEDGED)]
-    process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate(timeout=20)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(ACKNOWLEDGED)]
+        process.send_signal(signal.SIGKILL)
+        # Not communicate(), which would pass by what readline() has read ahead.
+        rest = process.stdout.read()
     words = [line.decode().split() for line in [*lines, *rest.splitlines(keepends=True)] if line.endswith(b"\n")]
     return [(word, id, int(nano)) for word, id, nano in words]
 
 
 async def expire_all(path: Path) -> None:
     """A second gateway on the same file, until the leases of the dead one are over."""
-    ledger = SqliteLedger(path)
+    ledger = Embedded(path)
     await ledger.start()
     async with asyncio.timeout(20):
         while look(path, "SELECT 1 FROM hold WHERE state = 'held' LIMIT 1"):
@@ -207,14 +209,14 @@ def forgetful_disk() -> Iterator[Disk]:
         vfs.unregister()
 
 
-def ledger_on(disk: Disk, path: Path, *, flushes: bool = True, log_pages: int = LOG_PAGES) -> SqliteLedger:
+def ledger_on(disk: Disk, path: Path, *, flushes: bool = True, log_pages: int = LOG_PAGES) -> Embedded:
     """A ledger whose own flushes reach the forgetful disk, as SQLite's do; or, to see what they are for, do not."""
 
     def sync(_log: int) -> None:
         if flushes:
             disk.sync(f"{path}-wal")
 
-    return SqliteLedger(path, sync=sync, log_pages=log_pages)
+    return Embedded(path, sync=sync, log_pages=log_pages)
 
 
 async def write_then_cut(path: Path, found: Path, *, seed: int | None, flushes: bool = True) -> set[str]:

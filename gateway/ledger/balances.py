@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -16,15 +15,8 @@ from gateway.budgets import exceeded, granted
 from gateway.ledger.port import HoldError
 from gateway.outcome import BudgetState, Claim, Hold
 
-
-class Name(NamedTuple):
-    """Which budget in which period: the key of its row."""
-
-    team: str
-    budget: str
-    key: str
-    period: str
-    currency: str
+# Which budget in which period, the key of its row: team, budget, key, period, currency.
+Name = tuple[str, str, str, str, str]
 
 
 class Part(Struct, frozen=True):
@@ -40,7 +32,7 @@ class Part(Struct, frozen=True):
 
     @property
     def name(self) -> Name:
-        return Name(self.team, self.budget, self.key, self.period, self.currency)
+        return self.team, self.budget, self.key, self.period, self.currency
 
     def cost(self, nano: int) -> int:
         """As Claim.cost, for a charge that is known after the request's policies are gone."""
@@ -114,7 +106,7 @@ class Balance(Struct):
 
 
 def name_of(claim: Claim) -> Name:
-    return Name(claim.team, claim.budget, claim.key, claim.period, claim.currency)
+    return claim.team, claim.budget, claim.key, claim.period, claim.currency
 
 
 def part_of(claim: Claim, held: int) -> Part:

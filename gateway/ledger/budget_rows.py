@@ -45,7 +45,7 @@ def write(db: apsw.Cursor, name: Name, balance: Balance) -> None:
 def states(db: apsw.Connection, at: int, team: str | None) -> list[BudgetState]:
     """Every budget whose period is not over at an instant, sorted by team, budget and key."""
     rows = db.execute(f"{_OPEN} ORDER BY team, budget, key, period", (at, team))
-    return [_balance(row[5:]).state(Name(*row[:5])) for row in rows]
+    return [_balance(row[5:]).state(row[:5]) for row in rows]
 
 
 def _find(db: apsw.Cursor, name: Name) -> Balance | None:

@@ -57,7 +57,7 @@ def hold(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int, *, force
 def _hold_full(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int, forced: bool) -> Grant:
     if db.execute("SELECT 1 FROM hold WHERE rid = ?", (hold.id,)).get:
         return _made_before(db, hold, owner, forced)
-    released = None if hold.idempotency is None else _freed(db, hold.idempotency, forced)
+    idempotency, released = _claim_key(db, hold, forced)
     balances = [budget_rows.limited(db, claim) for claim in hold.claims]
     nano = hold.nano if forced else first_grant(hold, balances)
     # Nothing has been written so far.
@@ -66,17 +66,20 @@ def _hold_full(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int, fo
     parts = [part_of(claim, claim.cost(nano)) for claim in hold.claims]
     grant = _take(db, nano, [0] * len(parts), parts, balances)
     rid, _nano, *columns = hold_columns(hold)
-    digests = (hold.idempotency.key, hold.idempotency.body) if hold.idempotency else (None, None)
+    digests = (idempotency.key, idempotency.body) if idempotency else (None, None)
     db.execute(_INSERT_FULL, (rid, nano, *columns, now + lease, owner, parts_text(parts), *digests))
     return grant
 
 
 def _take(db: apsw.Cursor, nano: int, before: Sequence[int], parts: Sequence[Part], balances: Sequence[Balance]) -> Grant:
     """Each budget has its part in the place of what it had `before`."""
+    states = []
     for had, part, balance in zip(before, parts, balances, strict=True):
+        name = part.name
         balance.take(had, part.held)
-        budget_rows.write(db, part.name, balance)
-    return Grant(nano, tuple(balance.state(part.name) for part, balance in zip(parts, balances, strict=True)))
+        budget_rows.write(db, name, balance)
+        states.append(balance.state(name))
+    return Grant(nano, tuple(states))
 
 
 def _made_before(db: apsw.Cursor, hold: Hold, owner: str, forced: bool) -> Grant:
@@ -87,14 +90,20 @@ def _made_before(db: apsw.Cursor, hold: Hold, owner: str, forced: bool) -> Grant
     return Grant(nano, tuple(budget_rows.read(db, part.name).state(part.name) for part in parts_of(claims)))
 
 
-def _freed(db: apsw.Cursor, idempotency: Idempotency, forced: bool) -> str | None:
-    """The id of the request that gives its Idempotency-Key back; refuses where that one cost something, or still may."""
-    found = db.execute("SELECT rid, state, fingerprint FROM hold WHERE idem = ?", (idempotency.key,)).get
-    if found is None:
-        return None
+def _claim_key(db: apsw.Cursor, hold: Hold, forced: bool) -> tuple[Idempotency | None, str | None]:
+    """What the hold keeps of its Idempotency-Key, and the id of the released request that gives the key back.
+
+    Refuses where the request with this key cost something, or still may; `forced` then goes without the key.
+    """
+    idempotency = hold.idempotency
+    found = db.execute("SELECT rid, state, fingerprint FROM hold WHERE idem = ?", (idempotency.key,)).get if idempotency else None
+    if idempotency is None or found is None:
+        return idempotency, None
     rid, state, fingerprint = found
-    if forced or (state == "released" and fingerprint == idempotency.body):
-        return str(rid)
+    if state == "released" and fingerprint == idempotency.body:
+        return idempotency, str(rid)
+    if forced:
+        return None, None
     if fingerprint != idempotency.body:
         raise IdempotencyMismatch("This Idempotency-Key was used for another body. Remedy: use a new key for a new request.")
     if state == "held":
@@ -152,9 +161,10 @@ def finish(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bool:
 def _give_back(db: apsw.Cursor, parts: Sequence[Part], nano: int | None) -> None:
     """End what a hold had of its budgets, and charge them; None: nothing was billed."""
     for part in parts:
-        balance = budget_rows.read(db, part.name)
+        name = part.name
+        balance = budget_rows.read(db, name)
         balance.end(part.held, 0 if nano is None else part.cost(nano))
-        budget_rows.write(db, part.name, balance)
+        budget_rows.write(db, name, balance)
 
 
 def _finish_found(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bool:

@@ -60,7 +60,8 @@ class Store(Protocol):
     """One database of a ledger: what SQLite and PostgreSQL do each in their own way. `Steward` makes a Ledger of it.
 
     Every method may raise LedgerUnavailable: then it is not known whether it took effect, and trying again is safe: each has
-    its effect once. `owner` names the process that renews a lease; leases (seconds) run by the database's clock.
+    its effect once. A caller that leaves undoes nothing but a hold: it never is, or it ends released, or its lease runs out.
+    `owner` names the process that renews a lease; leases (seconds) run by the database's clock.
     """
 
     async def start(self) -> None:
@@ -80,7 +81,10 @@ class Store(Protocol):
     async def extend(self, hold: Hold) -> Grant: ...
 
     async def finish(self, event: Event, row: LedgerRow) -> bool:
-        """Apply one event by TRANSITIONS and keep the row: durable when it returns. False: no such step, no effect."""
+        """Apply one event by TRANSITIONS and keep the row: durable when it returns. False: no such step, no effect.
+
+        A release of an open hold may be lost by a power cut: then the hold expires.
+        """
         ...
 
     async def renew(self, ids: Collection[str], lease: float) -> int:
@@ -106,11 +110,12 @@ class Store(Protocol):
 class Ledger(Protocol):
     """Holds, charges and the questions about them. Every method that waits may raise LedgerUnavailable.
 
-    A settle or release that raises it is not lost: the ledger keeps the row and tries again, to the same effect, once.
+    A settle or release that raises it is not lost: the ledger keeps the row and tries again, to the same effect, once. It raises it
+    only where neither the store nor this machine's spool can be written.
     """
 
     def ready(self) -> bool:
-        """Whether new requests should come: the ledger is open, and no settle or release waits for its store."""
+        """Whether new requests should come: the ledger is open, and nothing waits for its store (or requests may go on without it)."""
         ...
 
     def forget(self, id: str) -> None:

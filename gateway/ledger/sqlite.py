@@ -1,11 +1,11 @@
-"""The embedded ledger: one SQLite file, written on the event loop, flushed and read by threads of their own."""
+"""The embedded store of a ledger: one SQLite file, written on the event loop, flushed and read by threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from secrets import token_hex
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
@@ -24,10 +23,9 @@ from gateway.ledger import budget_rows, operations, reading
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
-from gateway.ledger.port import Event, HoldError, Spend, SpendBy
-from gateway.ledger.unsettled import Unsettled
+from gateway.ledger.port import Event, Spend, SpendBy
 from gateway.ledger.verify import verify_connection
-from gateway.ledger.writer import BATCH, Operation, Writer
+from gateway.ledger.writer import Operation, Writer
 from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
 
 log = logging.getLogger(__name__)
@@ -35,7 +33,6 @@ T = TypeVar("T")
 
 # Below it, two connections that write and checkpoint at once can corrupt a WAL file.
 OLDEST_SQLITE: Final = (3, 51, 3)
-LEASE_SECONDS: Final = 30.0
 # Each makes the next version of the tables, in a new file and in one that is older.
 _SCHEMAS: Final = ("schema.sql", "schema_2.sql")
 PATIENCE_SECONDS: Final = 5.0
@@ -63,37 +60,23 @@ class _File:
     log: int
 
 
-class SqliteLedger:
-    """The port `Ledger` on one file. Between start() and close(), a background task keeps the leases of the holds that are open
-    here, expires what is overdue, and tries again what the store could not take.
+class SqliteStore:
+    """The port `Store` on one file, which processes of one machine may share.
 
-    A settle or release that raises LedgerUnavailable is not lost: it waits in memory and takes effect once, as soon as the
-    store works again; close() tries a last time and logs the ids of the rest. A spool that outlives the process is to come.
-
-    `lease` is in seconds, by the database's clock, and so is `patience`: how long to wait for another process that holds the
-    file. `on_commit(op, seconds)` is told how long each operation took until its caller could go on. `sync(descriptor)` makes
-    what was written to a file survive a power cut. The log is copied into the file whenever it has grown by `log_pages` of 4 KiB.
+    `patience` is in seconds: how long to wait for another process that holds the file. `sync(descriptor)` makes what was written to
+    a file survive a power cut. The log is copied into the file whenever it has grown by `log_pages` of 4 KiB.
     """
 
     def __init__(
         self,
         path: Path | str,
         *,
-        lease: float = LEASE_SECONDS,
-        on_commit: Callable[[str, float], None] | None = None,
         sync: Callable[[int], None] = os.fdatasync,
         log_pages: int = LOG_PAGES,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._path = Path(path)
-        self._lease = lease
-        self._lease_microseconds = round(lease * 1_000_000)
         self._patience = patience
-        self._owner = token_hex(8)
-        # The holds of requests that are on their way in this process; those of _unsettled are no longer among them.
-        self._running: set[str] = set()
-        self._unsettled = Unsettled()
-        self._on_commit = on_commit
         self._sync = sync
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         self._file: _File | None = None
@@ -117,18 +100,14 @@ class SqliteLedger:
         self._writer = Writer(file.writer, self._flusher, self._loop, self._patience)
         self._keeper = Keeper(file.keeper, file.guard, self._writer)
         file.writer.set_wal_hook(self._log_grew)
-        self._start_task(self._keep_up())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._file is not None and self._writer is not None:
-            await self._try_again()
             file, self._file = self._file, None
             await self._writer.close()
-            # Those too whose first try the store has refused just now.
-            self._unsettled.give_up_all("the ledger is closed")
             await self._flusher.close()
             await self._keeper.close()
             await self._loop.run_in_executor(self._readers, _close, file)
@@ -143,63 +122,38 @@ class SqliteLedger:
         """How often charges were flushed to the disk before their callers went on."""
         return self._flusher.flushes
 
-    @property
-    def unsettled(self) -> int:
-        """How many settles and releases wait for the store."""
-        return len(self._unsettled)
-
-    def ready(self) -> bool:
-        return self._file is not None and not self._unsettled
-
-    def forget(self, id: str) -> None:
-        self._running.discard(id)
-
-    async def hold(self, hold: Hold) -> Grant:
-        if self._unsettled.full:
-            raise LedgerUnavailable("Too many charges wait for the ledger.", retry_after=1)
-        if hold.id in self._running:
-            raise HoldError(f"request {hold.id} has a hold already")
-        self._running.add(hold.id)
-        try:
-            return await self._hold(hold)
-        except BaseException:
-            self._running.discard(hold.id)
-            raise
-
-    async def _hold(self, hold: Hold) -> Grant:
-        began = self._loop.time()
-        owner, lease = self._owner, self._lease_microseconds
-        future = self._open_writer.submit(lambda db, now: operations.hold(db, now, hold, owner, lease), durable=False, firm=False)
+    async def hold(self, hold: Hold, owner: str, lease: float, *, forced: bool = False) -> Grant:
+        """A caller that leaves before it has its answer has no hold."""
+        microseconds = round(lease * 1_000_000)
+        future = self._open_writer.submit(
+            lambda db, now: operations.hold(db, now, hold, owner, microseconds, forced=forced), durable=False, firm=False
+        )
         try:
             grant: Grant = await future
         except asyncio.CancelledError:
             self._abandon(hold.id, future)
             raise
-        self._committed("hold", began)
         return grant
 
     async def extend(self, hold: Hold) -> Grant:
-        grant: Grant = await self._write("extend", lambda db, _now: operations.extend(db, hold), durable=False)
+        grant: Grant = await self._open_writer.submit(lambda db, _now: operations.extend(db, hold), durable=False)
         return grant
 
-    async def settle(self, row: LedgerRow) -> bool:
-        return await self._end("settle", row, self._finish("settle", row))
+    async def finish(self, event: Event, row: LedgerRow) -> bool:
+        """Not flushed where an open hold is released: without its release it expires."""
+        write = self._open_writer.submit
+        if event == "release" and await write(lambda db, now: operations.release_open(db, now, row), durable=False):
+            return True
+        done: bool = await write(lambda db, now: operations.finish(db, now, event, row), durable=True)
+        return done
 
-    async def release(self, row: LedgerRow) -> None:
-        await self._end("release", row, self._release(row))
-
-    async def renew(self) -> int:
-        """Give every hold that is open in this ledger object a new lease; the number of them."""
-        ids = self._running.union(self._unsettled.ids())
-        return await self._keep("renew", partial(operations.renew, ids=ids, lease=self._lease_microseconds))
+    async def renew(self, ids: Collection[str], lease: float) -> int:
+        return await self._keep(partial(operations.renew, ids=list(ids), lease=round(lease * 1_000_000)))
 
     async def reap(self) -> int:
-        """Expire every hold whose lease is over, whoever made it; the number of them.
-
-        Not flushed: after a power cut the same leases are over, and they expire again.
-        """
+        """Not flushed: after a power cut the same leases are over, and they expire again."""
         total = 0
-        while reaped := await self._keep("reap", operations.reap):
+        while reaped := await self._keep(operations.reap):
             total += reaped
         return total
 
@@ -226,57 +180,10 @@ class SqliteLedger:
             raise LedgerUnavailable("The ledger is not started.")
         return self._writer
 
-    async def _end(self, event: Event, row: LedgerRow, work: Coroutine[Any, Any, bool]) -> bool:
-        """Whatever comes of it, the request is no longer on its way: it has ended, or its end waits for the store."""
-        try:
-            return await work
-        except (LedgerUnavailable, asyncio.CancelledError):
-            # A caller that left does not learn whether it was written. To try again settles that: it has an effect once.
-            self._unsettled.keep(event, row)
-            raise
-        finally:
-            self._running.discard(row.id)
-
-    async def _release(self, row: LedgerRow) -> bool:
-        if row.nano:
-            raise HoldError(f"request {row.id} costs {row.nano} nano {row.currency}: settle it")
-        if await self._write("release", lambda db, now: operations.release_open(db, now, row), durable=False):
-            return True
-        return await self._finish("release", row)
-
-    async def _finish(self, event: Event, row: LedgerRow) -> bool:
-        done: bool = await self._write(event, lambda db, now: operations.finish(db, now, event, row), durable=True)
-        return done
-
-    async def _try_again(self) -> None:
-        """Settle what waits, oldest first, as long as the store takes it."""
-        while ends := self._unsettled.oldest(BATCH):
-            answers = await asyncio.gather(*(self._finish(event, row) for event, row in ends), return_exceptions=True)
-            for (event, row), answer in zip(ends, answers, strict=True):
-                if isinstance(answer, bool):
-                    self._unsettled.done(event, row)
-                elif not isinstance(answer, LedgerUnavailable):
-                    self._unsettled.give_up(event, row, f"the ledger refuses it: {type(answer).__name__}")
-            if any(isinstance(answer, LedgerUnavailable) for answer in answers):
-                return
-
-    async def _write(self, op: str, operation: Operation, *, durable: bool) -> Any:
-        began = self._loop.time()
-        result = await self._open_writer.submit(operation, durable=durable)
-        self._committed(op, began)
-        return result
-
-    def _committed(self, op: str, began: float) -> None:
-        if self._on_commit is not None:
-            self._on_commit(op, self._loop.time() - began)
-
-    async def _keep(self, op: str, operation: Operation) -> int:
+    async def _keep(self, operation: Operation) -> int:
         if self._file is None:
             raise LedgerUnavailable("The ledger is not open.")
-        began = self._loop.time()
-        result = await self._keeper.write(operation)
-        self._committed(op, began)
-        return result
+        return await self._keeper.write(operation)
 
     def _abandon(self, rid: str, held: asyncio.Future[Any]) -> None:
         """End the hold of a caller that left while it waited: nobody else would, and our own lease would keep it open.
@@ -320,18 +227,6 @@ class SqliteLedger:
             self._checkpointing = False
             # A log that a reader still needs is not tried again at each commit, but when it has grown as much once more.
             self._checkpoint_at = self._log_pages if anew else self._pages + self._log_pages
-
-    async def _keep_up(self) -> None:
-        """Settle and renew first, then reap: a loop that stood still for longer than a lease does not expire its own holds."""
-        while True:
-            await self._try_again()
-            try:
-                await self.renew()
-                if reaped := await self.reap():
-                    log.warning("ledger: %d holds expired and were charged by estimate", reaped)
-            except (LedgerUnavailable, apsw.Error) as problem:
-                log.error("ledger: leases were not renewed: %s", problem)
-            await asyncio.sleep(self._lease / 3)
 
 
 def _open(path: Path, patience: float) -> _File:

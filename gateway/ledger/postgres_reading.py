@@ -1,0 +1,71 @@
+"""Questions to a ledger in PostgreSQL, on a connection of their own: they wait for no batch, and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from gateway.errors import LedgerUnavailable
+from gateway.ledger.columns import REQUEST, instant, microseconds, request_row
+from gateway.ledger.port import Spend, SpendBy
+from gateway.ledger.postgres_connection import PATIENCE_SECONDS, Questions
+from gateway.outcome import BudgetState, LedgerRow
+
+_COLUMNS = ", ".join(f'"{name}"' for name in REQUEST)
+_GROUPS: Final[dict[SpendBy, str]] = {
+    "day": "to_char(to_timestamp(ended / 1000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "team": "team",
+    "key": "key",
+    "route": "route",
+    "host": "host",
+    "model": "model",
+}
+_BUDGETS: Final = (
+    "SELECT team, budget, key, period, currency, lim, spent, held, peak, overrun, resets_at FROM faregate.budget"
+    " WHERE (resets_at IS NULL OR resets_at > $1) AND team = coalesce($2, team)"
+    ' ORDER BY team COLLATE "C", budget COLLATE "C", key COLLATE "C", period COLLATE "C"'
+)
+
+
+class PostgresReader:
+    """The questions of the port `Store` to one database, while others write it; raises LedgerUnavailable with the remedy."""
+
+    def __init__(self, address: str, *, patience: float = PATIENCE_SECONDS) -> None:
+        self._address = address
+        self._questions = Questions(address, patience)
+
+    async def start(self) -> None:
+        """For commands: refuses a database without a ledger in it."""
+        try:
+            await self._questions.check_there()
+        except LedgerUnavailable:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        await self._questions.close()
+
+    async def request(self, id: str) -> LedgerRow | None:
+        rows = await self._questions.rows(f"SELECT {_COLUMNS} FROM faregate.request WHERE rid = $1", id)
+        return request_row(rows[0]) if rows else None
+
+    async def requests(self, limit: int) -> list[LedgerRow]:
+        query = f"SELECT {_COLUMNS} FROM faregate.request ORDER BY ended DESC, kept DESC LIMIT $1"
+        return [request_row(row) for row in await self._questions.rows(query, limit)]
+
+    async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
+        query = (
+            f'SELECT {_GROUPS[by]} COLLATE "C", currency COLLATE "C", sum(nano)::bigint, count(*) FROM faregate.request'
+            " WHERE ended >= $1 AND ended < $2 AND team = coalesce($3, team) GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        return [Spend(*row) for row in await self._questions.rows(query, microseconds(start), microseconds(end), team)]
+
+    async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
+        rows = await self._questions.rows(_BUDGETS, microseconds(at), team)
+        return [BudgetState(*row) for row in map(_with_instant, rows)]
+
+
+def _with_instant(row: Sequence[Any]) -> list[Any]:
+    *found, resets_at = row
+    return [*found, None if resets_at is None else instant(resets_at)]
