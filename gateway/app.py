@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.admin.app import build_admin
+from gateway.admin.budgets import BudgetDesk
+from gateway.admin.keys import KeyDesk
+from gateway.budget_view import BudgetView
 from gateway.clock import Clock, instant_text
 from gateway.exchange import Exchange, Ports
 from gateway.experience import Experience
@@ -16,12 +20,24 @@ from gateway.front import server
 from gateway.front.app import Front
 from gateway.front.auth import Keys, pepper_for
 from gateway.hosts import Host
-from gateway.ledger.sqlite import SqliteLedger
+from gateway.keys.following import Following
+from gateway.keys.port import KeyProblem, KeyStore
+from gateway.keys.postgres import PostgresKeys
+from gateway.keys.registry import Registry
+from gateway.keys.secret import Hasher
+from gateway.keys.sqlite import SqliteKeys
+from gateway.ledger.port import Ledger, Store
+from gateway.ledger.postgres import PostgresStore
+from gateway.ledger.spool import Spool
+from gateway.ledger.sqlite import SqliteStore
+from gateway.ledger.steward import Steward
 from gateway.metrics import Metrics
 from gateway.policies import Policies, default_folder
 from gateway.policy_watch import PolicyStore
 from gateway.request import Caller
 from gateway.settings import Settings, SettingsError, variable_name
+from gateway.shared.sharing import Sharing
+from gateway.standings import balance, mine, named
 from gateway.timekeeping import clock_for
 from gateway.upstream.accounts import Account, Accounts
 from gateway.upstream.client import HttpUpstream
@@ -36,16 +52,18 @@ class Gateway:
     """One process of Faregate: every part made from the settings, started and ended in order."""
 
     def __init__(self, settings: Settings) -> None:
-        if not settings.keys:
-            raise SettingsError("no key is configured, so nobody could ask. Remedy: set FAREGATE_KEYS=team:key (8 characters or more).")
         self.settings = settings
         self.clock: Clock = clock_for(settings.clock)
         self.policies = PolicyStore(settings.policies or default_folder(), self.clock)
         self._accounts: tuple[str, Accounts] | None = None
-        self.metrics = Metrics(self.policies, self.clock)
+        self.budgets = BudgetView()
+        self.metrics = Metrics(self.policies, self.clock, self.budgets)
         _check_hosts(settings, self.policies.current)
         self.accounts(self.policies.current)
-        self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], pepper_for(settings.key_pepper, settings.data))
+        self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], key_pepper(settings), self.clock)
+        self.registry = key_registry(settings, self.clock)
+        self.stored_keys = Following(self.registry.store, self.keys.known, self.keys.use)
+        self.sharing = _sharing(settings, self.clock, self.metrics)
 
     def accounts(self, policies: Policies) -> Accounts:
         """The configured hosts of a snapshot; made once for each."""
@@ -56,12 +74,31 @@ class Gateway:
 
     async def serve(self) -> None:
         """Run until a signal ends it; streams finish, the ledger is closed last."""
+        try:
+            await self._take_keys()
+            await self._serve()
+        finally:
+            await self.registry.store.close()
+
+    async def _take_keys(self) -> None:
+        try:
+            await self.stored_keys.start()
+        except KeyProblem as problem:
+            raise SettingsError(str(problem)) from None
+        if not self.settings.keys and not self.stored_keys.count:
+            raise SettingsError(
+                "there is no key, so nobody could ask. Remedy: make one with `faregate keys create --team NAME`, or set "
+                "FAREGATE_KEYS=team:key (8 characters or more)."
+            )
+
+    async def _serve(self) -> None:
         settings = self.settings
-        ledger = SqliteLedger(ledger_file(settings), lease=settings.lease, on_commit=self.metrics.committed)
+        ledger = self._ledger()
         await ledger.start()
+        await self.sharing.start()
         upstream = HttpUpstream(settings.timeout_connect)
         stop = asyncio.Event()
-        watching = asyncio.create_task(self.policies.watch(stop))
+        watching = asyncio.gather(self.policies.watch(stop), self.stored_keys.watch(stop), self.budgets.watch(ledger, self.clock, stop))
         exchange = Exchange(self._ports(ledger, upstream))
         front = self._front(exchange, ledger)
         _spare_the_collector()
@@ -72,14 +109,32 @@ class Gateway:
             await asyncio.gather(watching, return_exceptions=True)
             await exchange.end(SETTLE_WITHIN)
             await upstream.close()
+            await self.sharing.close()
             await ledger.close()
 
-    def _ports(self, ledger: SqliteLedger, upstream: HttpUpstream) -> Ports:
+    def _ledger(self) -> Steward:
+        settings = self.settings
+        store, spool = ledger_store(settings), Spool(settings.data / "spool")
+        return Steward(store, spool, lease=settings.lease, on_commit=self.metrics.committed, ledger_down=settings.ledger_down)
+
+    def _ports(self, ledger: Steward, upstream: HttpUpstream) -> Ports:
         settings = self.settings
         limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
-        return Ports(self.policies, ledger, upstream, self.accounts, self.clock, limits, Experience(), self.metrics)
+        return Ports(
+            policies=self.policies,
+            ledger=ledger,
+            upstream=upstream,
+            accounts=self.accounts,
+            clock=self.clock,
+            deadlines=limits,
+            experience=Experience(),
+            observer=self.metrics,
+            limits=self.sharing.limits,
+            denials=self.sharing.denials,
+            view=self.budgets,
+        )
 
-    def _front(self, exchange: Exchange, ledger: SqliteLedger) -> Front:
+    def _front(self, exchange: Exchange, ledger: Steward) -> Front:
         shifted = self.settings.clock is not None
         return Front(
             exchange=exchange,
@@ -88,9 +143,10 @@ class Gateway:
             ready=lambda: self._ready(ledger),
             max_body=int(self.settings.max_body),
             notice=(lambda: instant_text(self.clock.now())) if shifted else None,
+            balance=partial(self._balance, ledger),
         )
 
-    def _admin(self, ledger: SqliteLedger, front: Front) -> Any:
+    def _admin(self, ledger: Steward, front: Front) -> Any:
         token = self.settings.admin_token
         return build_admin(
             ledger=ledger,
@@ -98,18 +154,29 @@ class Gateway:
             policies=self.policies,
             hosts=self._hosts,
             readiness=front.readiness,
+            keys=KeyDesk(self.registry, lambda: self.policies.current, self.clock, self.stored_keys.look),
+            budgets=BudgetDesk(ledger, lambda: self.policies.current, self.clock),
             token=token.get_secret_value() if token else None,
         )
 
     def _models(self, caller: Caller) -> list[dict[str, Any]]:
-        """The routes that something configured here serves now."""
-        return [{"id": name, "owned_by": "faregate"} for name in self.policies.current.routes if self._serves(name)]
+        """The routes that the caller's team may use and that something configured here serves now."""
+        return [{"id": name, "owned_by": "faregate"} for name in self.policies.current.routes if self._serves(name, caller)]
 
-    def _serves(self, name: str) -> bool:
+    def _serves(self, name: str, caller: Caller) -> bool:
         policies, now = self.policies.current, self.clock.now()
-        accounts = self.accounts(policies)
+        team = policies.teams.get(caller.team)
+        if team is not None and not team.may_ask(name):
+            return False
+        hosts = {host for host in self.accounts(policies).currencies if team is None or team.may_use(host)}
         targets = policies.routes[name].deployments
-        return any(target.host in accounts and policies.deployment(target.host, target.model, now) for target in targets)
+        return any(target.host in hosts and policies.deployment(target.host, target.model, now) for target in targets)
+
+    async def _balance(self, ledger: Ledger, caller: Caller) -> dict[str, Any]:
+        """From the ledger itself: what was last seen may be more than there is."""
+        now = self.clock.now()
+        known = {named(state): state for state in await ledger.budgets(now, caller.team)}
+        return balance(mine(self.policies.current.teams.get(caller.team), caller, known, now))
 
     def _hosts(self) -> list[dict[str, Any]]:
         """Every host of the policies: configured or not, and what it serves now."""
@@ -126,9 +193,16 @@ class Gateway:
             for name, host in policies.hosts.items()
         ]
 
-    def _ready(self, ledger: SqliteLedger) -> dict[str, Any]:
+    def _ready(self, ledger: Steward) -> dict[str, Any]:
         policies = {"policies": self.policies.current.digest, "policies_error": self.policies.error}
-        report: dict[str, Any] = {"ready": ledger.ready(), "unsettled": ledger.unsettled, **policies}
+        policies["keys_error"] = self.stored_keys.error
+        limits = self.sharing.limits
+        report: dict[str, Any] = {
+            "ready": ledger.ready() and limits.ready(),
+            "redis": limits.state(),
+            "unsettled": ledger.unsettled,
+            **policies,
+        }
         if self.settings.clock is not None:
             report["clock"] = {"set": str(self.settings.clock), "now": instant_text(self.clock.now())}
         return report
@@ -138,11 +212,11 @@ class Gateway:
         log.info("serving on http://%s:%s/v1, admin on http://%s:%s; hosts: %s", *data, *admin, ", ".join(names) or "none is configured")
         if not names:
             log.warning("no host is configured, so nothing is served: set DEEPSEEK_API_KEY, or FAREGATE_BASE_URL_LOCAL for your own engine")
-        if self.settings.redis is not None:
-            log.warning("FAREGATE_REDIS has no effect yet")
         if self.settings.clock is not None:
             log.warning("FAREGATE_CLOCK is set: prices and names are those of %s", instant_text(self.clock.now()))
         for warning in self.settings.warnings:
+            log.warning("%s", warning)
+        for warning in self.policies.current.unconvertible(self.accounts(self.policies.current).currencies, self.clock.now()):
             log.warning("%s", warning)
         if count := len(self.policies.current.warnings_at(self.clock.now())):
             log.warning("%s warnings about the policies in force: `faregate check` lists them", count)
@@ -155,12 +229,51 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def _sharing(settings: Settings, clock: Clock, metrics: Metrics) -> Sharing:
+    redis = settings.redis.get_secret_value() if settings.redis else None
+    try:
+        return Sharing(redis, settings.redis_down, settings.lease, clock, metrics)
+    except (ValueError, TypeError):
+        # What the library says may repeat the address, and a password with it.
+        raise SettingsError("FAREGATE_REDIS: no address that can be used. Remedy: write it as redis://:PASSWORD@HOST:PORT/0.") from None
+
+
+def on_postgres(settings: Settings) -> bool:
+    """Whether the ledger, and the keys with it, are in PostgreSQL."""
+    return not settings.ledger_address.startswith("sqlite:///")
+
+
+def key_pepper(settings: Settings) -> bytes:
+    """The secret under which keys are hashed; raises SettingsError where replicas would each make their own."""
+    if settings.key_pepper is None and on_postgres(settings):
+        raise SettingsError(
+            "FAREGATE_KEY_PEPPER is not set, and all gateways on one PostgreSQL need the same. Remedy: set it to what "
+            "`openssl rand -hex 32` prints, once for all of them."
+        )
+    return pepper_for(settings.key_pepper, settings.data)
+
+
+def key_registry(settings: Settings, clock: Clock | None = None) -> Registry:
+    """The stored keys of these settings, not opened yet: they are where the ledger is."""
+    hasher = Hasher(key_pepper(settings))
+    store: KeyStore
+    if on_postgres(settings):
+        store = PostgresKeys(settings.ledger_address, hasher.check)
+    else:
+        store = SqliteKeys(ledger_file(settings), hasher.check)
+    return Registry(store, hasher, (clock or clock_for(settings.clock)).now)
+
+
+def ledger_store(settings: Settings) -> Store:
+    """The store of these settings, not opened yet."""
+    return PostgresStore(settings.ledger_address) if on_postgres(settings) else SqliteStore(ledger_file(settings))
+
+
 def ledger_file(settings: Settings) -> Path:
     """The embedded ledger's file; raises SettingsError for another kind of store."""
-    address = settings.ledger_address
-    if not address.startswith("sqlite:///"):
-        raise SettingsError("FAREGATE_LEDGER must be sqlite:///PATH in this version. Remedy: unset it, or name a file.")
-    return Path(address.removeprefix("sqlite:///"))
+    if on_postgres(settings):
+        raise SettingsError("FAREGATE_LEDGER names a database, and this needs a file. Remedy: unset it, or name sqlite:///PATH.")
+    return Path(settings.ledger_address.removeprefix("sqlite:///"))
 
 
 def _check_hosts(settings: Settings, policies: Policies) -> None:
@@ -208,5 +321,3 @@ def _needs(host: Host) -> str:
     if host.key is not None:
         return host.key
     return f"FAREGATE_BASE_URL_{host.host.upper().replace('-', '_')}"
-
-

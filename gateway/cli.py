@@ -31,9 +31,11 @@ class Command(Protocol):
 VERBS = {
     "demo": "start a real engine, emulated hosts and the gateway, and play a priced conversation",
     "serve": "run the gateway",
+    "keys": "make, list, revoke and rotate the keys of teams",
     "check": "validate a policies folder",
     "quote": "price a request at any host, model and instant",
     "schema": "print the JSON Schemas of the policies for editors",
+    "budgets": "show what every budget has spent and holds, and its forecast",
     "verify": "check the ledger's invariants",
     "emulate": "play a host, strictly, with a bill of its own",
 }

@@ -18,16 +18,22 @@ from typing import Any, Protocol, TypeVar
 from msgspec.json import Encoder
 
 from gateway import receipts
+from gateway.budget_view import BudgetView
+from gateway.budgets import claims
 from gateway.clock import Clock
-from gateway.errors import FaregateError, InternalError, ModelNotFound, PriceUnknown, UpstreamError, UpstreamTimeout
+from gateway.errors import BudgetExceeded, FaregateError, InternalError, ModelNotFound, PriceUnknown, UpstreamError, UpstreamTimeout
 from gateway.experience import Experience
 from gateway.ledger.port import Ledger
-from gateway.outcome import Billed, LedgerRow, Outcome, Status
+from gateway.limits import given
+from gateway.outcome import Billed, Hold, LedgerRow, Outcome, Status
 from gateway.policies import Policies
 from gateway.receipts import Charge, Journey, Verdict
 from gateway.replies import Reply, Responder, reply_for
 from gateway.request import Caller, ChatRequest
-from gateway.router import Terms, plan
+from gateway.router import TYPICAL_OUTPUT, Terms, capped, plan
+from gateway.shared.port import Limits, unlimited
+from gateway.stretch import Stretch, left_text
+from gateway.teams import LimitsRow
 from gateway.upstream.accounts import Accounts
 from gateway.upstream.port import Answer, Call, Deadlines, Upstream
 from gateway.usage import Usage
@@ -37,6 +43,8 @@ _json = Encoder().encode
 log = logging.getLogger(__name__)
 # Seconds that a client has to take the last word of an answer that has failed.
 FAREWELL = 5.0
+# Bytes of a body for one token of the prompt, before anything else is known of it.
+BYTES = 4
 T = TypeVar("T")
 
 
@@ -69,6 +77,19 @@ class Ports:
     deadlines: Deadlines
     experience: Experience
     observer: Observer
+    limits: Limits
+    denials: Denials
+    view: BudgetView
+
+
+class Denials(Protocol):
+    """What the ledger has just refused, so that it need not be asked again."""
+
+    def check(self, hold: Hold) -> BudgetExceeded | None: ...
+
+    def note(self, hold: Hold, error: BudgetExceeded) -> None: ...
+
+    def forget(self, team: str) -> None: ...
 
 
 class Gone(Protocol):
@@ -115,6 +136,9 @@ class _Course:
         self._accounts = ports.accounts(self._policies)
         self._started = ports.clock.now()
         self._arrived = ports.clock.monotonic()
+        self._team = self._policies.teams.get(caller.team)
+        self._rules = self._team.limits if self._team and not unlimited(self._team.limits) else None
+        self._estimated = 0
         self._call: Call | None = None
         self._answer: Answer | None = None
 
@@ -126,24 +150,38 @@ class _Course:
             await self._run(gone)
         finally:
             self._running.discard(task)
+            await self._leave(0)
             # Nothing after a settle; where our own mistake came between, the hold ends with its lease instead of living for ever.
             self._ports.ledger.forget(self._request.id)
 
     async def _run(self, gone: Gone) -> None:
         try:
-            journey = self._plan()
-            await self._ports.ledger.hold(journey.hold())
+            if self._rules is not None:
+                await self._admit(self._rules)
+            journey, stretch = await self._hold(self._plan())
         except FaregateError as error:
+            await self._leave(0)
             await self._refuse(error)
             return
         watch = Watch(self._ports.deadlines if journey.streams_upstream else self._whole)
         gone.then(watch.client_left)
         self._ports.observer.stream_opened()
         try:
-            await self._ride(journey, reply_for(journey, self._responder, watch, self._ports.experience), watch)
+            await self._ride(journey, reply_for(journey, self._responder, watch, self._ports.experience, stretch), watch)
         finally:
             watch.close()
             self._ports.observer.stream_closed()
+
+    async def _admit(self, rules: LimitsRow) -> None:
+        """Count the request against the rates of its team; most teams have none."""
+        self._estimated = self._request.size // BYTES + _likely(self._request) * self._request.answers
+        await self._ports.limits.admit(self._request.id, self._caller.team, rules, self._estimated)
+
+    async def _leave(self, tokens: int) -> None:
+        """Give its place back, and correct what was estimated; no effect the second time."""
+        if self._rules is not None:
+            rules, self._rules = self._rules, None
+            await finished(self._ports.limits.finish(self._request.id, self._caller.team, rules, self._estimated, tokens))
 
     def _plan(self) -> Journey:
         ports = self._ports
@@ -152,8 +190,40 @@ class _Course:
             raise ModelNotFound(
                 f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
             )
-        terms = Terms(self._policies, self._started, self._accounts.currencies, ceil(ports.deadlines.total))
+        step = ports.view.step(self._team, self._caller, self._started)
+        currencies, horizon = self._accounts.currencies, ceil(ports.deadlines.total)
+        terms = self._terms = Terms(self._policies, self._started, currencies, horizon, self._team, step, self._caller)
         return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
+
+    async def _hold(self, journey: Journey) -> tuple[Journey, Stretch | None]:
+        """Hold what the request may cost; where budgets grant less than the worst case, it rides with what they grant."""
+        ports, caller = self._ports, self._caller
+        if self._team is None and caller.budget is None:
+            await ports.ledger.hold(journey.hold())
+            return journey, None
+        claimed = claims(self._team, caller, journey.candidate.card.currency, self._started, self._policies.rates)
+        hold = journey.hold(claimed, ports.experience.usual_output(caller.key, journey.deployment.name) if claimed else None)
+        refusal = ports.denials.check(hold)
+        if refusal is not None:
+            raise refusal
+        try:
+            grant = await ports.ledger.hold(hold)
+        except BudgetExceeded as error:
+            ports.denials.note(hold, error)
+            raise
+        if not claimed:
+            return journey, None
+        ports.view.learn(grant.budgets)
+        stretch = Stretch(ports.ledger, hold, grant, journey.candidate.dearest, ports.view.learn)
+        return (journey if stretch.whole else self._fitted(journey, stretch)), stretch
+
+    def _fitted(self, journey: Journey, stretch: Stretch) -> Journey:
+        """The answer as a stream, so that it can be ended on its way; where the host has none, as short as the hold affords."""
+        if journey.deployment.host.streams:
+            return journey.streaming()
+        # It was sanitised before, under a higher limit: nothing is refused now that was not refused then.
+        tokens = max(1, stretch.affords(journey.prompt_bound) // self._request.answers)
+        return Journey(self._request, self._caller, capped(journey.plan, self._request, self._terms, tokens), self._policies, self._started)
 
     async def _ride(self, journey: Journey, reply: Reply, watch: Watch) -> None:
         """Dispatch, relay, settle, end: settled whatever happens in between."""
@@ -181,6 +251,8 @@ class _Course:
         except FaregateError as error:
             log.critical("request %s could not be settled yet, the ledger keeps its row: %s", row.id, error.message)
             failure = failure or error
+        self._ports.denials.forget(row.team)
+        await self._leave(row.usage.prompt + row.usage.output if row.usage else 0)
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.
         self._hang_up()
         if stopping is not None:
@@ -190,6 +262,8 @@ class _Course:
         if failure is None and row.usage is not None:
             estimate = journey.candidate.sanitised.prompt_tokens
             self._ports.experience.learn(journey.deployment.name, row.usage, estimate, int(watch.waited * 1000))
+            if reply.stretch is not None and row.stopped is None:
+                self._ports.experience.answered(row.key, journey.deployment.name, row.usage.output // self._request.answers)
         self._observe(journey, row, charged, watch, failure)
 
     async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
@@ -247,7 +321,7 @@ class _Course:
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""
         log.info("request %s of %s refused: %s %s", self._request.id, self._caller.team, error.status, error.code)
-        await self._responder.error(error, {})
+        await self._responder.error(error, {"x-faregate-budget-left": left} if (left := left_text(error)) else {})
         elapsed = self._ports.clock.monotonic() - self._arrived
         place = error.details if isinstance(error, PriceUnknown) and error.details else {}
         self._ports.observer.observe(
@@ -286,6 +360,12 @@ class _Course:
                 error=failure.code if isinstance(failure, FaregateError) else None,
             )
         )
+
+
+def _likely(request: ChatRequest) -> int:
+    """Output tokens of one answer, before anything else is known of it."""
+    limits: list[int] = [request.body[name] for name in given(request.body)]
+    return min([TYPICAL_OUTPUT, *limits])
 
 
 async def finished(work: Awaitable[T]) -> T:

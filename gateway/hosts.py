@@ -87,6 +87,7 @@ class Host(Row):
     local: bool = False
     charge_by: Literal["computed", "reported"] = "computed"
     open_fields: bool = False
+    streams: bool = Field(default=True, description="whether it can stream an answer; where not, a budget is kept by a lower max_tokens")
     reads: Reads = Reads()
     writes: Writes = Writes()
     fields: HostFields = HostFields()

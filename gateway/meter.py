@@ -238,16 +238,28 @@ class Meter:
 
     def _counted(self, interim: Report | None) -> Usage:
         """Our count; a report that came before the end still says how long the prompt was."""
-        self._absorb()
-        reasoning = self.reasoning.tokens
-        output = reasoning + self._closing + self.answer.tokens
+        output, reasoning = self.output, self.reasoning.tokens
         if interim is None or interim.prompt == 0:
             return Usage(0, max(1, self._prompt_estimate), output, reasoning, Sources("unknown", "counted", "counted", "counted"))
         hit = interim.hit or 0
         hit_source: Source = "unknown" if interim.hit is None else "reported"
-        return Usage(
-            hit, interim.prompt - hit, max(output, interim.output), reasoning, Sources(hit_source, "reported", "counted", "counted")
-        )
+        return Usage(hit, interim.prompt - hit, output, reasoning, Sources(hit_source, "reported", "counted", "counted"))
+
+    @property
+    def prompt(self) -> tuple[int, int] | None:
+        """Cached and other prompt tokens of the host's last report, final or not; None where it has reported none."""
+        report = self._read()
+        if not isinstance(report, Report) or not report.prompt:
+            return None
+        return report.hit or 0, report.prompt - (report.hit or 0)
+
+    @property
+    def output(self) -> int:
+        """Output tokens so far, as a charge would count them if the answer ended now; tokenises what is new."""
+        self._absorb()
+        report = self._read()
+        counted = self.reasoning.tokens + self._closing + self.answer.tokens
+        return max(counted, report.output) if isinstance(report, Report) and report.prompt else counted
 
     @property
     def _closing(self) -> int:

@@ -7,7 +7,7 @@ that nobody outside can add a time series. Money is exact in the ledger; here it
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
@@ -15,13 +15,14 @@ from typing import Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
 from gateway.clock import Clock
 from gateway.money import NANO
-from gateway.outcome import Attempt, LedgerRow, Outcome
+from gateway.outcome import Attempt, BudgetState, LedgerRow, Outcome
 from gateway.policies import Policies
+from gateway.standings import standings, summed
 from gateway.usage import Usage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -40,6 +41,7 @@ KNOWN_FIELDS: Final = frozenset(
     " web_search_options".split()
 )
 
+_OF_BUDGETS: Final = frozenset(f"faregate_budget_{what}" for what in ("limit", "spent", "held"))
 _DAY: Final = 86_400
 _REQUEST = ("team", "route", "host", "model")
 _ANSWER = ("route", "host", "model")
@@ -69,11 +71,13 @@ FAMILIES: Final = (
     Family("counter", "faregate_predicted_hit_tokens_total", ("host", "model"), "Prompt tokens that were expected to hit the cache."),
     Family("counter", "faregate_unpriced_total", ("host", "model"), "Requests refused because no price was known."),
     Family("counter", "faregate_disputed_total", ("host",), "Charges where the host's own figure was not believed."),
+    Family("counter", "faregate_redis_calls_total", ("op", "outcome"), "Calls to Redis, by how they ended; skipped while it is down."),
     Family("gauge", "faregate_budget_limit", ("team", "budget", "currency"), "The limit of a budget, in whole units; take the max."),
     Family("gauge", "faregate_budget_spent", ("team", "budget", "currency"), "What a budget has spent, in whole units; take the max."),
     Family("gauge", "faregate_budget_held", ("team", "budget", "currency"), "What a budget holds for requests under way; take the max."),
     Family("gauge", "faregate_open_streams", (), "Answers being streamed now."),
     Family("gauge", "faregate_host_up", ("host", "model"), "Whether a deployment is in use (1) or left out after failures (0)."),
+    Family("gauge", "faregate_redis_up", (), "Whether Redis is in use (1) or left alone after failures (0); none without Redis."),
     Family("gauge", "faregate_policies_info", ("digest",), "The policies in force."),
     Family("gauge", "faregate_card_verified", ("card",), "Whether a rate card was checked against the vendor's list (1) or not (0)."),
     Family("gauge", "faregate_calendar_left_seconds", ("calendar",), "Time until a calendar of holidays ends; negative once it has."),
@@ -82,6 +86,7 @@ FAMILIES: Final = (
     Family("histogram", "faregate_overhead_seconds", _ANSWER, "The part of the duration that the gateway itself spent.", OVERHEAD_BUCKETS),
     Family("histogram", "faregate_ledger_commit_seconds", ("op",), "From asking the ledger to its commit.", OVERHEAD_BUCKETS),
 )  # fmt: skip
+
 
 class _Counts:
     """A counter's children by their label values, as whole numbers (money: nano-units), shown divided by `unit`."""
@@ -166,6 +171,12 @@ class _Names(Protocol):
     def current(self) -> Policies: ...
 
 
+class _Budgets(Protocol):
+    """The budgets as this process last saw them."""
+
+    def states(self) -> Sequence[BudgetState]: ...
+
+
 class Metrics:
     """All metrics of one process, in a registry of their own.
 
@@ -173,9 +184,10 @@ class Metrics:
     take a lock for each number, which cost more than pricing the request.
     """
 
-    def __init__(self, policies: _Names, clock: Clock) -> None:
+    def __init__(self, policies: _Names, clock: Clock, budgets: _Budgets | None = None) -> None:
         self._policies = policies
         self._clock = clock
+        self._budgets = budgets
         self._described = ""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -204,11 +216,12 @@ class Metrics:
         self._predicted_hits = counts("predicted_hit_tokens")
         self._unpriced = counts("unpriced")
         self._disputed = counts("disputed")
+        self._redis_calls = counts("redis_calls")
+        self._redis_up: bool | None = None
         self._first_token = times("time_to_first_token")
         self._duration = times("request_duration")
         self._overhead = times("overhead")
         self._commit = times("ledger_commit")
-        self._budgets = tuple(gauge(f"budget_{what}") for what in ("limit", "spent", "held"))
         self._open_streams = gauge("open_streams")
         self._host_up = gauge("host_up")
         self._policies_info = gauge("policies_info")
@@ -240,6 +253,13 @@ class Metrics:
         """How long the ledger took for one operation; `op` is one of its own few names."""
         self._commit.of((op,)).observe(seconds)
 
+    def redis_call(self, op: str, outcome: str) -> None:
+        """One call to Redis; both names are of its own few."""
+        self._redis_calls.add((op, outcome))
+
+    def redis_up(self, up: bool) -> None:
+        self._redis_up = up
+
     def predicted(self, host: str, model: str, hit_tokens: int) -> None:
         self._predicted_hits.add((self._host(host), self._model(host, model)), hit_tokens)
 
@@ -251,11 +271,6 @@ class Metrics:
 
     def host_up(self, host: str, model: str, up: bool) -> None:
         self._host_up.labels(self._host(host), self._model(host, model)).set(up)
-
-    def budget(self, team: str, budget: str, currency: str, limit: int, spent: int, held: int) -> None:
-        """The ledger's figures for one budget, in nano-units."""
-        for family, nano in zip(self._budgets, (limit, spent, held), strict=True):
-            family.labels(team, budget, currency).set(_units(nano))
 
     def text(self) -> bytes:
         """The exposition. Takes tens of milliseconds where there are many series: call it in a thread."""
@@ -275,6 +290,27 @@ class Metrics:
                 yield counts[family.name].family(family)
             elif family.kind == "histogram":
                 yield self._times[family.name].family(family)
+        yield from self._budget_gauges()
+        yield self._redis_gauge()
+
+    def _redis_gauge(self) -> Metric:
+        (about,) = (family for family in FAMILIES if family.name == "faregate_redis_up")
+        shown = GaugeMetricFamily(about.name, about.help)
+        if self._redis_up is not None:
+            shown.add_metric((), self._redis_up)
+        return shown
+
+    def _budget_gauges(self) -> Iterator[Metric]:
+        """The ledger's figures for every budget in force; those of the keys of one budget are added up, so that series stay few."""
+        teams, states = self._policies.current.teams, self._budgets.states() if self._budgets is not None else ()
+        totals = list(summed(standings(teams, states, self._clock.now())))
+        for family in FAMILIES:
+            if family.name in _OF_BUDGETS:
+                shown = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+                for total in totals:
+                    nano: int = getattr(total, family.name.removeprefix("faregate_budget_"))
+                    shown.add_metric((total.team, total.budget, total.currency), _units(nano))
+                yield shown
 
     def _tally(self, outcome: Outcome) -> _Tally:
         if self._named_by is not self._policies.current:

@@ -13,16 +13,21 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.money import MILLION, NANO, Parts, charge, cost
-from gateway.outcome import Attempt, Baseline, Billed, Hold, LedgerRow, Status
+from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
 from gateway.request import Caller, ChatRequest
-from gateway.router import Plan
+from gateway.router import TYPICAL_OUTPUT, Plan
+from gateway.sanitise import streamed
 from gateway.usage import Usage
 
 BASELINE = "o1"
 # Powers of ten: no answer costs a thousand millions, and a larger exponent is an attack on our arithmetic.
 LARGEST = 8
+# Output tokens of an answer below which it is of no use, and prompt tokens that an estimate of a short prompt can miss: a host's
+# own instructions, a template.
+USEFUL = 16
+ROOM = 96
 
 
 class Charge(Struct, frozen=True):
@@ -46,7 +51,9 @@ class Journey:
 
     __slots__ = ("caller", "candidate", "deployment", "plan", "policies", "request", "started", "streams_upstream")
 
-    def __init__(self, request: ChatRequest, caller: Caller, plan: Plan, policies: Policies, started: datetime) -> None:
+    def __init__(
+        self, request: ChatRequest, caller: Caller, plan: Plan, policies: Policies, started: datetime, stretched: bool = False
+    ) -> None:
         self.request: Final = request
         self.caller: Final = caller
         self.plan: Final = plan
@@ -54,12 +61,29 @@ class Journey:
         self.started: Final = started
         self.candidate: Final = plan.chosen
         self.deployment: Final = plan.chosen.deployment
-        self.streams_upstream: Final = request.stream or plan.chosen.sanitised.stop is not None
-        """Whether the host is asked for a stream: because the client wants one, or because a limit must be enforced on the way."""
+        self.streams_upstream: Final = request.stream or stretched or plan.chosen.sanitised.stop is not None
+        """Whether the host is asked for a stream: because the client wants one, or because a limit or a hold must be kept on the way."""
 
-    def hold(self) -> Hold:
-        """The reservation for the most that this request can cost."""
+    @property
+    def prompt_bound(self) -> int:
+        """Prompt tokens that are certainly enough: the estimate with room for its error, or the bytes where they are fewer."""
+        estimate = self.candidate.sanitised.prompt_tokens
+        return min(estimate + estimate // 4 + ROOM, self.request.size, self.deployment.context)
+
+    @property
+    def can_stretch(self) -> bool:
+        """Whether less than the worst case may be held: because the answer can be ended on its way, or kept short by what is sent."""
+        deployment = self.deployment
+        return deployment.host.streams or deployment.counts == "total" or not self.candidate.sanitised.thinking
+
+    def hold(self, claims: tuple[Claim, ...] = (), usual: int | None = None) -> Hold:
+        """The reservation: without claims for the most that this request can cost, else for its prompt and as much output as is
+        usual, which may be stretched later."""
         chosen, deployment = self.candidate, self.deployment
+        nano = least = chosen.worst
+        if claims and self.can_stretch:
+            least = self._cost_of(USEFUL)
+            nano = max(least, self._cost_of(usual or deployment.contract.baseline_output or TYPICAL_OUTPUT))
         return Hold(
             id=self.request.id,
             team=self.caller.team,
@@ -68,13 +92,27 @@ class Journey:
             host=deployment.host.host,
             model=deployment.model.model,
             currency=chosen.card.currency,
-            nano=chosen.worst,
+            nano=nano,
             expected=chosen.expected,
             worst=chosen.worst,
             card=chosen.card.name,
             policies=self.policies.digest,
             started=self.started,
+            least=least,
+            claims=claims,
+            idempotency=self.request.idempotency,
         )
+
+    def _cost_of(self, output: int) -> int:
+        """The most that the prompt and so many tokens of each answer can cost."""
+        chosen, answers = self.candidate, self.request.answers
+        return min(chosen.worst, cost(chosen.dearest, 0, self.prompt_bound, answers * min(output, chosen.sanitised.max_output)))
+
+    def streaming(self) -> Journey:
+        """The same with the answer streamed from the host, so that it can be ended on its way."""
+        chosen = self.candidate
+        asked = chosen if self.streams_upstream else chosen._replace(sanitised=streamed(chosen.sanitised, self.deployment))
+        return Journey(self.request, self.caller, self.plan._replace(chosen=asked), self.policies, self.started, stretched=True)
 
 
 class Verdict(Struct, frozen=True):

@@ -18,18 +18,36 @@ WHOLE_LIMIT = 64 * 1024 * 1024
 
 Send = Callable[[bytes], Awaitable[None]]
 """Where shaped bytes go: the client, or the assembler of a whole answer."""
+More = Callable[[], Awaitable[None]]
 
 
-async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch) -> None:
-    """Read until the stream has ended, failed or was stopped; `shape` knows which. Raises UpstreamError or ClientGone."""
+async def pump(answer: Answer, shape: StreamShape, sink: Send, watch: Watch, more: More | None = None) -> None:
+    """Read until the stream has ended, failed or was stopped; `shape` knows which. Raises UpstreamError or ClientGone.
+
+    `more` asks for the money that the shape waits for; nothing is read or passed on meanwhile, and no departure interrupts it.
+    """
     while not shape.over:
         data = await watch.guard(answer.read())
-        if not data:
+        if data:
+            out = shape.feed(data)
+        else:
             shape.end()
-            return
-        out = shape.feed(data)
+            out = b""
         if shape.produced:
             watch.content_seen()
+        if out:
+            await watch.deliver(sink(out))
+        if more is not None:
+            await _pay(shape, sink, watch, more)
+        if not data:
+            return
+
+
+async def _pay(shape: StreamShape, sink: Send, watch: Watch, more: More) -> None:
+    """Go on as long as chunks wait for money."""
+    while shape.unpaid:
+        await more()
+        out = shape.resume()
         if out:
             await watch.deliver(sink(out))
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
+from gateway.budgets import left_text
 from gateway.dialects import HostError, read_error, read_json, write_json
 from gateway.edits import Edit, header
 from gateway.errors import ContextExceeded, FaregateError, UpstreamError
@@ -26,6 +27,7 @@ from gateway.receipts import Journey
 from gateway.relay import WHOLE_LIMIT, collect, glimpse, pump
 from gateway.sanitise import count_sent
 from gateway.shape import StreamFailure, StreamShape
+from gateway.stretch import Stretch
 from gateway.upstream.port import Answer
 from gateway.usage import Usage
 from gateway.watch import Watch
@@ -36,6 +38,8 @@ NO_STREAM = ("application/json", "text/html")
 ERROR_LIMIT = 64 * 1024
 # Seconds of nothing but keep-alive blanks after which the client gets them too.
 KEEP_ALIVE_AFTER = 5.0
+# Seconds after which a client that waits for an answer in the making hears of us: less than most proxies wait.
+SILENCE = 30.0
 
 
 class Responder(Protocol):
@@ -57,27 +61,31 @@ class Responder(Protocol):
     async def error(self, error: FaregateError, headers: dict[str, str] | None = None) -> None: ...
 
 
-def reply_for(journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> Reply:
-    """How this request's answer is given."""
+def reply_for(journey: Journey, responder: Responder, watch: Watch, experience: Experience, stretch: Stretch | None = None) -> Reply:
+    """How this request's answer is given; `stretch` has its hold, where it falls under budgets."""
     kind = StreamReply if journey.request.stream else AssembledReply if journey.streams_upstream else WholeReply
-    return kind(journey, responder, watch, experience)
+    return kind(journey, responder, watch, experience, stretch)
 
 
 class Reply(ABC):
     """One answer on its way to the client. `failure` is set when the host failed inside an answer with status 200."""
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
+    def __init__(
+        self, journey: Journey, responder: Responder, watch: Watch, experience: Experience, stretch: Stretch | None = None
+    ) -> None:
         self._journey = journey
+        self.stretch = stretch
         self._responder = responder
         self._watch = watch
         self._deployment = journey.deployment
         self._experience = experience
         self.meter = Meter(journey.deployment, journey.candidate.sanitised.prompt_tokens, journey.request.answers)
         self.failure: FaregateError | None = None
+        self._counted: int | None = None
 
     @property
     def stopped(self) -> str | None:
-        """What of ours ended the answer early: "limit", or None."""
+        """What of ours ended the answer early: "limit", "budget", or None."""
         return None
 
     @property
@@ -97,6 +105,8 @@ class Reply(ABC):
         edits: tuple[Edit | str, ...] = (*chosen.sanitised.edits, *self.edits)
         if edits:
             headers["x-faregate-edits"] = header(edits)
+        if self.stretch is not None and self.stretch.budgets:
+            headers["x-faregate-budget-left"] = left_text(self.stretch.budgets)
         return headers
 
     def usage(self, complete: bool) -> Usage:
@@ -104,11 +114,21 @@ class Reply(ABC):
         usage = self.meter.usage()
         if usage.sources.cache_miss != "counted":
             return usage
-        # The estimate was good enough for a hold; a charge is worth the real tokenizer, or what earlier answers teach of an unknown one.
-        prompt = count_sent(self._journey.candidate.sanitised, self._deployment)
-        if self._deployment.contract.tokenizer == "none":
-            prompt = self._experience.prompt(self._deployment.name, prompt)
-        return replace(usage, cache_miss=max(1, prompt))
+        return replace(usage, cache_miss=self._count_prompt())
+
+    def _count_prompt(self) -> int:
+        """The estimate was good enough for a hold; a charge is worth the real tokenizer, or what earlier answers teach of an unknown
+        one. Takes a while, once."""
+        if self._counted is None:
+            prompt = count_sent(self._journey.candidate.sanitised, self._deployment)
+            if self._deployment.contract.tokenizer == "none":
+                prompt = self._experience.prompt(self._deployment.name, prompt)
+            self._counted = max(1, prompt)
+        return self._counted
+
+    def _prompt(self) -> tuple[int, int]:
+        """Cached and other prompt tokens, as a charge would count them now."""
+        return self.meter.prompt or (0, self._count_prompt())
 
     def take(self, answer: Answer) -> Coroutine[Any, Any, None]:
         """Read the answer; raises UpstreamError or the host's refusal as the client's error."""
@@ -132,6 +152,14 @@ class Reply(ABC):
             return None
         return decorate_usage(self.meter.reported, row.usage, Money(row.nano, row.currency))
 
+    async def _give(self, row: LedgerRow, data: bytes) -> None:
+        """A whole answer: with its price in a header, unless blanks were sent before it."""
+        if self._responder.started:
+            await self._responder.send(data)
+            await self._responder.end()
+        else:
+            await self._responder.whole(200, self._priced_headers(row), data)
+
     def _priced_headers(self, row: LedgerRow) -> dict[str, str]:
         headers = self.headers
         headers["x-faregate-cost"] = f"{decimal_text(row.nano)} {row.currency}"
@@ -141,19 +169,25 @@ class Reply(ABC):
 class StreamReply(Reply):
     """Chunks as they come; the finish chunk and all after it wait for the charge."""
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
-        super().__init__(journey, responder, watch, experience)
+    def __init__(
+        self, journey: Journey, responder: Responder, watch: Watch, experience: Experience, stretch: Stretch | None = None
+    ) -> None:
+        super().__init__(journey, responder, watch, experience, stretch)
+        tokenizer = self._deployment.contract.tokenizer
+        purse = stretch.purse(self.meter, tokenizer, journey.prompt_bound, self._prompt) if stretch else None
+        self._more = stretch.more if stretch and purse else None
         self.shape = StreamShape(
             self._deployment,
             include_usage=journey.request.include_usage,
             stop=journey.candidate.sanitised.stop,
             meter=self.meter,
             choices=journey.request.answers,
+            purse=purse,
         )
 
     @property
     def stopped(self) -> str | None:
-        return "limit" if self.shape.stopped else None
+        return self.shape.stopped
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -162,7 +196,7 @@ class StreamReply(Reply):
     async def _take(self, answer: Answer) -> None:
         if answer.content_type in NO_STREAM:
             raise await self._no_stream(answer)
-        await pump(answer, self.shape, self._sink, self._watch)
+        await pump(answer, self.shape, self._sink, self._watch, self._more)
         if self.shape.failure is not None:
             self.failure = self._failed(self.shape.failure)
 
@@ -194,23 +228,42 @@ class StreamReply(Reply):
 
 
 class AssembledReply(StreamReply):
-    """A whole answer of a host that was asked for a stream, so that a limit of ours could end it."""
+    """A whole answer of a host that was asked for a stream, so that a limit of ours or the end of a budget could end it.
 
-    def __init__(self, journey: Journey, responder: Responder, watch: Watch, experience: Experience) -> None:
-        super().__init__(journey, responder, watch, experience)
+    A client that has heard nothing for `silence` seconds, while the host writes, gets a blank line, so that nothing between us
+    gives up. From then on a failure is an error in the JSON, and the price stands in the usage only.
+    """
+
+    def __init__(
+        self,
+        journey: Journey,
+        responder: Responder,
+        watch: Watch,
+        experience: Experience,
+        stretch: Stretch | None = None,
+        silence: float = SILENCE,
+    ) -> None:
+        super().__init__(journey, responder, watch, experience, stretch)
         self._assembler = Assembler()
         self._size = 0
+        self._silence = silence
+        self._heard = monotonic()
 
     async def _sink(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > WHOLE_LIMIT:
             raise UpstreamError(f"The host's answer is larger than {WHOLE_LIMIT} bytes.", dispatched=True)
         self._assembler.feed_events(data)
+        now = monotonic()
+        if now - self._heard >= self._silence:
+            self._heard = now
+            if not self._responder.started:
+                await self._responder.start_whole(self.headers)
+            await self._responder.send(b"\n")
 
     async def finish(self, row: LedgerRow) -> None:
         self._assembler.feed_events(self.shape.tail(None))
-        body = self._assembler.answer(self._priced(row))
-        await self._responder.whole(200, self._priced_headers(row), write_json(body))
+        await self._give(row, write_json(self._assembler.answer(self._priced(row))))
 
 
 class WholeReply(Reply):
@@ -221,9 +274,15 @@ class WholeReply(Reply):
     """
 
     def __init__(
-        self, journey: Journey, responder: Responder, watch: Watch, experience: Experience, keep_alive_after: float = KEEP_ALIVE_AFTER
+        self,
+        journey: Journey,
+        responder: Responder,
+        watch: Watch,
+        experience: Experience,
+        stretch: Stretch | None = None,
+        keep_alive_after: float = KEEP_ALIVE_AFTER,
     ) -> None:
-        super().__init__(journey, responder, watch, experience)
+        super().__init__(journey, responder, watch, experience, stretch)
         self._keep_alive_after = keep_alive_after
         self._blank_since: float | None = None
         self._blank = b""
@@ -282,12 +341,7 @@ class WholeReply(Reply):
 
     async def finish(self, row: LedgerRow) -> None:
         self._body["usage"] = self._priced(row)
-        data = self._blank + write_json(self._body)
-        if self._responder.started:
-            await self._responder.send(data)
-            await self._responder.end()
-        else:
-            await self._responder.whole(200, self._priced_headers(row), data)
+        await self._give(row, self._blank + write_json(self._body))
 
 
 def feed_anyway(meter: Meter, body: Any) -> None:

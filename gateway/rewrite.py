@@ -24,11 +24,18 @@ class Part:
     tools: bool = True
     stopped: bool = False
     late: bool = False
+    cut: bool = False
+    """Whether text was taken off its end."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left of what was cut."""
+        return self.cut and not (self.reasoning or self.content or self.finish)
 
     def same(self, choice: Choice) -> bool:
         """Whether the host's own words say just this."""
         delta = choice.delta
-        if delta is None or self.stopped or (self.reasoning and self.content) or self.finish != (choice.finish_reason or None):
+        if delta is None or self.stopped or self.cut or (self.reasoning and self.content) or self.finish != (choice.finish_reason or None):
             return False
         return self.content == (delta.content or "") and self.reasoning == (delta.reasoning_content or delta.reasoning or "")
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw
 
+from gateway.allowance import Allowance, Purse, Tokenizer, shorter, tokens_of
 from gateway.dialects import (
     Choice,
     Chunk,
@@ -35,7 +36,6 @@ from gateway.limits import StopRule
 from gateway.meter import Meter
 from gateway.rewrite import Part, patch, rewrite, set_usage
 from gateway.sse import BadStream, Splitter, data_of, event_of
-from gateway.tokens import TextCounter
 
 Kind = Literal["error_event", "invalid_event", "too_large", "bad_finish", "no_finish"]
 
@@ -55,74 +55,22 @@ class StreamFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpaid:
+    """A chunk that was read and counted, and that waits until the hold pays for it."""
+
+    event: bytes
+    chunk: Chunk
+    parts: list[Part]
+    usage: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """An event kept back; `usage` is what stands in its bytes, empty where it has none."""
 
     event: bytes
     usage: bytes
     choiceless: bool = False
-
-
-class Allowance:
-    """How much text still fits under a limit of tokens: exact, yet it counts only when the limit may be near."""
-
-    # Text that is still to come can change how the last characters split, by a few tokens at most.
-    SLACK = 4
-    # Characters of a long word.
-    WORD = 32
-
-    def __init__(self, tokens: int, tokenizer: Literal["deepseek", "none"]) -> None:
-        self._limit = tokens
-        self._tokenizer = tokenizer
-        self._counter = TextCounter(tokenizer)
-        self._counted = 0
-        self._chunks = 0
-        self._waiting: list[str] = []
-        self._bytes = 0
-        self.spent = tokens <= 0
-
-    def fits(self, text: str) -> bool:
-        """Whether all of `text` certainly fits; then it is taken. A token has at least one byte, so bytes are the first bound."""
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-        if self._chunks + 1 >= self._limit or self._counted + self._bytes + size + self.SLACK >= self._limit:
-            return False
-        self._chunks += 1
-        self._bytes += size
-        self._waiting.append(text)
-        return True
-
-    def take(self, text: str) -> str:
-        """The part of `text` (not empty) that fits; sets `spent` once nothing more does."""
-        if self.spent:
-            return ""
-        return text if self.fits(text) else self._take_exactly(text)
-
-    def _take_exactly(self, text: str) -> str:
-        self._counter.feed("".join((*self._waiting, text)))
-        self._waiting.clear()
-        self._bytes = 0
-        self._chunks += 1
-        self._counted = self._counter.count
-        self.spent = max(self._counted, self._chunks) >= self._limit
-        return text if self._counted <= self._limit else self._cut(text, self._counted - self._limit)
-
-    def _cut(self, text: str, excess: int) -> str:
-        """The longest beginning of `text` that has at least `excess` tokens less than the whole."""
-        room = self._tokens(text) - excess
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._tokens(text[:middle]) <= room else (low, middle - 1)
-        # Inside a word the count rises and falls again: a longer beginning may have fewer tokens.
-        start = max(0, low - self.WORD)
-        room -= self._tokens(text[:start])
-        ends = range(min(len(text), low + self.WORD), low, -1)
-        return text[: next((end for end in ends if self._tokens(text[start:end]) <= room), low)]
-
-    def _tokens(self, text: str) -> int:
-        counter = TextCounter(self._tokenizer)
-        counter.feed(text)
-        return counter.count
 
 
 class Side:
@@ -160,10 +108,21 @@ class Side:
 class StreamShape:
     """Turns one host's stream into the client's, and feeds `meter` on the way. `choices` is the request's n.
 
-    `feed` all bytes until `over`, or `end` when the host ends; then `failure` is set or `tail` has the rest.
+    `feed` all bytes until `over`, or `end` when the host ends; then `failure` is set or `tail` has the rest. With a `purse`,
+    whenever it is `unpaid` a chunk waits for money: ask, then `resume`. What comes behind a chunk at which the money ends is
+    neither passed on nor counted, so the result does not depend on how the stream was read.
     """
 
-    def __init__(self, deployment: Deployment, *, include_usage: bool, stop: StopRule | None, meter: Meter, choices: int = 1) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        include_usage: bool,
+        stop: StopRule | None,
+        meter: Meter,
+        choices: int = 1,
+        purse: Purse | None = None,
+    ) -> None:
         self._deployment = deployment
         self._include_usage = include_usage
         self._stop = stop
@@ -177,15 +136,25 @@ class StreamShape:
         self._quick = self._sides[0].splitter is None
         self._answer, self._reasoning = meter.answer.add, meter.reasoning.add
         self._cut = False
+        self._purse = purse
+        self._unpaid: Unpaid | None = None
+        self._rest: list[bytes] = []
+        self._fault: BadStream | None = None
+        self._ended = False
         self.done = False
-        self.stopped = False
+        self.stopped: Literal["limit", "budget"] | None = None
         self.failure: StreamFailure | None = None
         self.edits: set[str] = set()
 
     @property
     def over(self) -> bool:
         """Whether nothing more of the host's bytes is wanted."""
-        return self.done or self.stopped or self.failure is not None
+        return self.done or self.stopped is not None or self.failure is not None
+
+    @property
+    def unpaid(self) -> bool:
+        """Whether a chunk waits until the purse was asked for more."""
+        return self._unpaid is not None
 
     @property
     def produced(self) -> bool:
@@ -194,28 +163,47 @@ class StreamShape:
 
     def feed(self, data: bytes) -> bytes:
         """The client's bytes that are ready now, b"" where all is held back."""
-        fault: BadStream | None = None
         try:
             events = self._splitter.feed(data)
         except BadStream as bad:
-            events, fault = bad.events, bad
-        out = []
-        for event in events:
-            if self.over:
-                break
-            out.append(self._event(event))
-        if fault is not None and not self.over:
-            self._fail("too_large", f"The host's stream cannot be read: {fault}.")
-        return b"".join(out)
+            events, self._fault = bad.events, bad
+        return self._pass(events)
+
+    def resume(self) -> bytes:
+        """Go on with the chunk that waited, where the purse has more by now, or is final; else it waits on."""
+        purse = self._purse
+        if self._unpaid is None or purse is None or (not purse.final and self._wants_money(purse)):
+            return b""
+        read, rest = self._unpaid, self._rest
+        self._unpaid, self._rest = None, []
+        out = self._paid(read, purse) + self._pass(rest)
+        if self._ended and not self.unpaid and not self.over:
+            self._settle_end()
+        return out
 
     def end(self) -> None:
         """The host's bytes have ended. An answer without a finish is a failure, whatever else was sent."""
         if self.over:
             return
+        self._ended = True
         rest = self._splitter.rest()
         if rest and _readable(rest):
             self._event(rest.rstrip(b"\r\n") + b"\n\n")
-        self._settle_end()
+        if self._unpaid is None:
+            self._settle_end()
+
+    def _pass(self, events: list[bytes]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            if self.over:
+                return b"".join(out)
+            out.append(self._event(event))
+            if self._unpaid is not None:
+                self._rest = events[len(out) :]
+                return b"".join(out)
+        if self._fault is not None and not self.over:
+            self._fail("too_large", f"The host's stream cannot be read: {self._fault}.")
+        return b"".join(out)
 
     def tail(self, usage: dict[str, Any] | None) -> bytes:
         """What was held back, then [DONE]. `usage` goes to clients that asked for it, in the place where the host put its own."""
@@ -264,6 +252,8 @@ class StreamShape:
         patched = patch(event, delta)
         if patched is None or not (self._stop is None or self._sides[0].fits(reasoning or "", content or "")):
             return None
+        if self._purse is not None and not self._purse.fits(reasoning or content or ""):
+            return None
         if patched is not event:
             self.edits.add("normalise_stream")
         if reasoning:
@@ -307,7 +297,53 @@ class StreamShape:
             # A second finish: the first one stands, and only the usage that it brings is of use.
             self._note(not usage)
             return b""
+        if self._purse is not None and self._wants_money(self._purse):
+            self._unpaid = Unpaid(event, chunk, parts, usage)
+            return b""
         return self._deliver(self._rendered(event, chunk, parts), usage, parts)
+
+    # ---- the end of the money
+
+    def _wants_money(self, purse: Purse) -> bool:
+        """A whole answer needs no more than it has cost."""
+        if self.stopped is not None or not purse.low:
+            return False
+        return not (purse.ready and self._complete) or purse.used > purse.limit
+
+    def _paid(self, read: Unpaid, purse: Purse) -> bytes:
+        """The chunk that waited, now that it is known whether it is paid for."""
+        if not purse.final or (self._complete and purse.used <= purse.limit):
+            return self._passed(read)
+        self._shorten(read, purse.used - purse.limit, purse.tokenizer)
+        self.stopped = "budget"
+        self.edits.add("truncate_output")
+        out = self._passed(read) if not all(part.empty for part in read.parts) else b""
+        self._hold(Held(self._closing(read.event), b""))
+        return out
+
+    def _shorten(self, read: Unpaid, excess: int, tokenizer: Tokenizer) -> None:
+        """Take so many tokens off the end of a chunk; a tool call that does not fit whole is left out."""
+        for part, choice in zip(reversed(read.parts), reversed(read.chunk.choices or []), strict=True):
+            calls = tool_text(choice.delta.tool_calls) if choice.delta and part.tools else ""
+            for name, text in (("tools", calls), ("content", part.content), ("reasoning", part.reasoning)):
+                if not text or excess <= 0:
+                    continue
+                kept = "" if name == "tools" else shorter(text, excess, tokenizer)
+                excess = 0 if kept else excess - tokens_of(text, tokenizer)
+                setattr(part, name, False if name == "tools" else kept)
+                part.cut, part.finish, self._sides[choice.index].finish = True, None, None
+
+    def _closing(self, event: bytes) -> bytes:
+        """A last chunk of ours, in the name of the host's, that ends every choice which is still open."""
+        open_ones = [index for index in range(self._choices) if index not in self._sides or self._sides[index].finish is None]
+        delta = {"content": "", "reasoning_content": None}
+        choices = [{"index": index, "delta": delta, "logprobs": None, "finish_reason": "length"} for index in open_ones]
+        return event_of(write_json({**_named(event), "choices": choices, "faregate": {"stopped": "budget"}}))
+
+    def _passed(self, read: Unpaid) -> bytes:
+        return self._deliver(self._rendered(read.event, read.chunk, read.parts), read.usage, read.parts)
+
+    # ---- parts of a chunk
 
     def _part(self, choice: Choice) -> Part:
         side = self._sides.get(choice.index)
@@ -327,7 +363,8 @@ class StreamShape:
         side.finish = part.finish
         self._quick = self._quick and part.finish is None
         self._cut = self._cut or part.stopped
-        self.stopped = self._cut and self._all_finished and len(self._sides) >= self._choices
+        if self._cut and self._complete:
+            self.stopped = "limit"
         return part
 
     def _read(self, side: Side, choice: Choice) -> Part:
@@ -346,6 +383,8 @@ class StreamShape:
         written = content + tool_text(delta.tool_calls)
         if written:
             self._answer(written)
+        if self._purse is not None:
+            self._purse.add(reasoning + written)
         return Part(reasoning, content, finish)
 
     def _finish(self, choice: Choice) -> str | None:
@@ -374,7 +413,7 @@ class StreamShape:
                 return [patched[0]]
             if all(candidate is event for candidate in patched):
                 return [event]
-        self._note(any(not part.stopped for part in parts))
+        self._note(any(not part.stopped and not part.cut for part in parts))
         if any(part.stopped for part in parts):
             self.edits.add("truncate_output")
         return rewrite(read_json(data_of(event) or b""), parts)
@@ -404,6 +443,11 @@ class StreamShape:
     def _all_finished(self) -> bool:
         return all(side.finish is not None for side in self._sides.values())
 
+    @property
+    def _complete(self) -> bool:
+        """Whether every choice that was asked for has come to its end."""
+        return self._all_finished and len(self._sides) >= self._choices
+
     def _settle_end(self) -> None:
         if self.failure is None and not self._all_finished:
             self._fail("no_finish", "The host's stream ended before the answer did.")
@@ -425,9 +469,14 @@ class StreamShape:
 
     def _usage_chunk(self, usage: dict[str, Any]) -> bytes:
         """A usage chunk of our own, in the name of the last chunk held."""
-        last = read_json(data_of(self._held[-1].event) or b"") if self._held else {}
-        kept = {name: last[name] for name in ("id", "object", "created", "model", "system_fingerprint") if name in last}
-        return event_of(write_json({**kept, "choices": [], "usage": usage}))
+        name = _named(self._held[-1].event) if self._held else {}
+        return event_of(write_json({**name, "choices": [], "usage": usage}))
+
+
+def _named(event: bytes) -> dict[str, Any]:
+    """What the chunks of one answer have in common."""
+    last = read_json(data_of(event) or b"")
+    return {name: last[name] for name in ("id", "object", "created", "model", "system_fingerprint") if name in last}
 
 
 def _failed(choices: list[Choice]) -> bool:

@@ -23,7 +23,9 @@ from gateway.reasoning import text_of
 # The most characters counted as one piece. A longer run without any boundary (never seen in prose or code) is cut there, which can
 # only raise the count, by about one token a cut; without the cap a hostile answer would make counting quadratic.
 PIECE = 256
-BATCH = 1024
+BATCH = 256
+# A run without any boundary is cut when it is so long.
+RUN = 4096
 # Of a longer text, the estimate looks at so many bytes and the count at so many characters, in blocks at even distances.
 GLANCE = 32_768
 SAMPLE = 131_072
@@ -243,7 +245,7 @@ class TextCounter:
     """Tokens of a text that arrives in pieces: the same count however it is cut.
 
     `deepseek`: exact with DeepSeek's vocabulary. `none`: the estimate, for versions whose vocabulary is not known.
-    Text is kept only until it is certain how it splits (about a thousand characters).
+    Text is kept only until it is certain how it splits (about a hundred characters).
     """
 
     def __init__(self, tokenizer: Literal["deepseek", "none"]) -> None:
@@ -263,7 +265,7 @@ class TextCounter:
 
     @property
     def count(self) -> int:
-        """Tokens so far. Counts the open end of the text (about a thousand characters) anew each time."""
+        """Tokens so far. Counts the open end of the text (about a hundred characters) anew each time."""
         if not self._exact:
             return -(-self._milli // 1000)
         return self._done + (vocabulary().count(self._open) if self._open else 0)
@@ -271,10 +273,10 @@ class TextCounter:
     def _commit(self) -> None:
         words = vocabulary()
         cut = words.safe_cut(self._open)
-        if cut == 0 and len(self._open) > 4 * BATCH:
+        if cut == 0 and len(self._open) > RUN:
             cut = len(self._open)
         # Without a boundary, looking again for every piece would make a long run quadratic.
-        self._batch = BATCH if cut else len(self._open) + BATCH
+        self._batch = BATCH if cut else 2 * len(self._open)
         self._done += words.count(self._open[:cut])
         self._open = self._open[cut:]
 

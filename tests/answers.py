@@ -82,7 +82,7 @@ class Run:
             "disputed": self.meter.disputed,
             "host_cost": self.meter.host_cost,
             "finish": self.meter.finish,
-            "stopped": self.shape.stopped,
+            "stopped": self.shape.stopped is not None,
             "edits": sorted(self.shape.edits),
             "failure": None if failure is None else [failure.kind, failure.status, failure.code, failure.message],
         }

@@ -197,8 +197,8 @@ def _key_variable(host: str) -> str:
     return names.get(host, f"{variable(host)}_API_KEY")
 
 
-def post(url: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
-    request = urllib.request.Request(url, data=data, headers=dict(headers))
+def post(url: str, data: bytes | None, headers: Mapping[str, str], method: str = "POST") -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(url, data=data, headers=dict(headers), method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()

@@ -49,6 +49,8 @@ def free_port() -> int:
 class Server:
     """One server program that this process has started, and the only one that it ends: by its own process id."""
 
+    ends = signal.SIGTERM
+
     def __init__(self, command: Sequence[str], folder: Path, answers: Callable[[], bool], user: str | None = None) -> None:
         self._command, self._folder, self._answers = list(command), folder, answers
         self._as = as_user(user)
@@ -68,20 +70,20 @@ class Server:
                 raise AssertionError(f"{self._command[0]} did not start:\n{(self._folder / 'server.log').read_text()[-2000:]}")
             time.sleep(0.01)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, how: signal.Signals | None = None) -> None:
         """End it, and wait for its end. One that is paused goes on first."""
         if self._process is None:
             return
         if self.running:
             self.resume()
-            self.signal(how)
+            self.signal(how or self.ends)
         self._process.wait(START_WITHIN)
 
     def kill(self) -> None:
         """As `kill -9` of every process of it: it writes nothing any more."""
         self.stop(signal.SIGKILL)
 
-    def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def restart(self, how: signal.Signals | None = None) -> None:
         self.stop(how)
         self.start()
 
@@ -145,6 +147,9 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 class PostgresServer(Server):
     """A private PostgreSQL cluster: `url(database)`. Commits are asynchronous unless a connection says otherwise."""
+
+    # It would wait for its clients to leave at a SIGTERM.
+    ends = signal.SIGINT
 
     def __init__(self, folder: Path, **options: str) -> None:
         self.port = free_port()

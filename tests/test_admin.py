@@ -16,11 +16,11 @@ from msgspec.structs import replace
 
 from gateway.admin.app import build_admin
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.sqlite import SqliteLedger
 from gateway.money import Parts
 from gateway.outcome import Attempt, Hold, LedgerRow
 from gateway.policies import Policies, default_folder, load
 from gateway.usage import Sources, Usage
+from tests.ledgers import Embedded
 
 TOKEN = "admin-token-éè"
 AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
@@ -88,7 +88,7 @@ class Text:
 class Plane:
     """A running admin server and what is behind it."""
 
-    def __init__(self, ledger: SqliteLedger, book: Book, session: aiohttp.ClientSession) -> None:
+    def __init__(self, ledger: Embedded, book: Book, session: aiohttp.ClientSession) -> None:
         self.ledger = ledger
         self.book = book
         self.ready: tuple[int, dict[str, Any]] = (200, {"ready": True})
@@ -103,7 +103,7 @@ class Plane:
 
 @asynccontextmanager
 async def plane(tmp_path: Path, token: str | None) -> AsyncIterator[Plane]:
-    ledger = SqliteLedger(tmp_path / "ledger.db")
+    ledger = Embedded(tmp_path / "ledger.db")
     await ledger.start()
     book = Book(load(default_folder()))
     served: list[Plane] = []

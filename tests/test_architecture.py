@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
     "facts": "contracts hosts calendars prices conversions routes teams policy_files policies quotes",
-    "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite shape assemble"
-    " router experience budgets",
-    "stores": "ledger upstream shared policy_watch",
+    "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
+    " shape assemble steps standings router experience budgets",
+    "stores": "ledger keys upstream shared policy_watch budget_view",
     "course": "watch relay receipts stretch replies exchange",
     "edges": "front admin metrics emulator demo commands logs timekeeping settings app cli __main__",
 }

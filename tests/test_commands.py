@@ -60,7 +60,7 @@ UNFIT = {
     "a short key": ({"FAREGATE_KEYS": "search:short"}, "8 or more"),
     "no number": ({"FAREGATE_PORT": "http"}, "FAREGATE_PORT"),
     "an unknown setting": ({"FAREGATE_KEY": "search:0123456789"}, "FAREGATE_KEY"),
-    "another store": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_LEDGER": "postgresql://u:secret@h/d"}, "sqlite:///"),
+    "no pepper": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_LEDGER": "postgresql://u:secret@h/d"}, "FAREGATE_KEY_PEPPER"),
     "no folder": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_DATA": "/proc/nothing"}, "FAREGATE_DATA"),
     "no policies": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_POLICIES": "/no/such/folder"}, "Hint:"),
     "a foreign address": ({"FAREGATE_KEYS": "a:0123456789", "FAREGATE_HOST": "203.0.113.1"}, "FAREGATE_"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -18,7 +19,7 @@ from gateway.emulator import command
 from gateway.emulator.book import Book, Counts, amount_text, bill_row
 from gateway.emulator.cache import make_cache
 from gateway.emulator.job import Desk, Job
-from gateway.emulator.output import Output
+from gateway.emulator.output import Output, Wish, lengths
 from gateway.emulator.server import Setup
 from gateway.emulator.tokens import Tokens, pack
 from gateway.emulator.words import STARTS, text_pieces
@@ -414,6 +415,39 @@ async def test_the_requests_that_came_are_shown_without_their_keys(clients: Clie
         seen = await response.json()
     assert seen[0]["body"]["temperature"] == 0.5
     assert "authorization" not in seen[0]["headers"]
+
+
+async def test_a_tag_stands_in_the_bill(clients: Clients) -> None:
+    client = await clients.start()
+
+    await client.post(chat("deepseek-flash", "[[answer=3 tag=t7]]"))
+    await client.post(chat("deepseek-flash", "[[answer=3]]"))
+
+    assert [row.get("tag") for row in await client.bill()] == ["t7", None]
+
+
+async def test_drawn_lengths_are_billed_as_they_were_drawn(clients: Clients) -> None:
+    client = await clients.start()
+    drawn = lengths(Wish(mean=300), 5)
+
+    await client.post(chat("deepseek-flash", "[[mean=300 seed=5]]", max_tokens=5000))
+
+    [row] = await client.bill()
+    assert row["output"] == row["planned"] >= drawn.answer + drawn.reasoning
+    assert row["reasoning"] == drawn.reasoning
+
+
+async def test_streams_share_the_speed_of_their_host(clients: Clients) -> None:
+    """At 1,000 tokens a second two streams of 50 take a tenth of one."""
+    client = await clients.start()
+    async with client.session.post(client.emulator.url + "/_emulator/speed", json={"tokens_per_second": 1000}) as response:
+        assert response.status == 200
+    began = asyncio.get_running_loop().time()
+
+    body = chat("deepseek-flash", "[[answer=50 chunk=10]]", thinking={"type": "disabled"})
+    await asyncio.gather(client.stream(body), client.stream(body))
+
+    assert asyncio.get_running_loop().time() - began > 0.09
 
 
 # --- command -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.experience import FASTEST_PACE, TYPICAL_PACE, Experience
+from gateway.experience import ENOUGH, FASTEST_PACE, PAIRS, TYPICAL_PACE, Experience
 from gateway.usage import Sources, Usage
 
 COUNTED = Sources("unknown", "counted", "counted", "counted")
@@ -46,3 +46,43 @@ def test_an_estimate_is_never_free(lessons: list[tuple[int, int, int]], millisec
         experience.learn("d", Usage(0, prompt, output, 0), 50, spent)
     assert experience.unseen_output("d", milliseconds) >= 1
     assert experience.prompt("d", 0) >= 1
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=ENOUGH, max_size=200), st.integers(1, 100))
+def test_within_the_usual_output_that_part_of_the_answers_ended(outputs: list[int], percent: int) -> None:
+    experience = Experience()
+    for output in outputs:
+        experience.answered("key", "d", output)
+    usual = experience.usual_output("key", "d", percent)
+    exact = sorted(outputs)[-(-len(outputs) * percent // 100) - 1]
+    assert usual is not None
+    assert exact <= usual <= exact * 5 // 4
+
+
+def test_a_few_answers_and_those_of_others_say_nothing() -> None:
+    experience = Experience()
+    for _ in range(ENOUGH - 1):
+        experience.answered("key", "d", 100)
+    assert experience.usual_output("key", "d") is None
+    experience.answered("key", "d", 100)
+    assert experience.usual_output("key", "d") is not None
+    assert experience.usual_output("other", "d") is experience.usual_output("key", "e") is None
+
+
+def test_old_answers_are_forgotten_as_new_ones_come() -> None:
+    experience = Experience()
+    for output in [4000] * 1000 + [100] * 1000:
+        experience.answered("key", "d", output)
+    assert experience.usual_output("key", "d") == 111
+
+
+def test_no_more_pairs_are_remembered_than_fit_and_the_idle_ones_go_first() -> None:
+    experience = Experience()
+    for _ in range(ENOUGH):
+        experience.answered("busy", "d", 7)
+        experience.answered("idle", "d", 7)
+    for number in range(PAIRS):
+        experience.answered(f"key-{number}", "d", 7)
+        experience.answered("busy", "d", 7)
+    assert experience.usual_output("busy", "d") == 7
+    assert experience.usual_output("idle", "d") is None

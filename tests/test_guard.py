@@ -83,6 +83,7 @@ CASES = [
     Case("NUL in a header", request(HOST + AUTH + b"X-A: 1\x002\r\n" + LENGTH), (400,)),
     Case("X_Api_Key beside X-Api-Key", request(HOST + f"X_Api_Key: a\r\nX-Api-Key: {KEY}\r\n".encode() + LENGTH), (400,)),
     Case("two Authorization", request(HOST + AUTH + AUTH + LENGTH), (400,)),
+    Case("two Idempotency-Key", request(HOST + AUTH + LENGTH + b"Idempotency-Key: a\r\nIdempotency-Key: a\r\n"), (400,)),
     Case("two content types", request(HOST + AUTH + b"Content-Type: application/json\r\n" * 2 + LENGTH), (400,)),
     Case("an absolute target", get(b"http://evil.example/v1/models"), (400,)),
     Case("an asterisk target", b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", (400,)),

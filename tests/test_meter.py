@@ -290,3 +290,17 @@ def test_a_cost_with_a_monstrous_exponent_is_not_written_out(cost: str) -> None:
     meter = Meter(target, 7)
     meter.feed_answer(read_json(b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": %s}}' % cost.encode()))
     assert len(meter.host_cost or "") < 50
+
+
+def test_what_it_would_be_charged_now_is_known_on_the_way() -> None:
+    meter = Meter(deployment(contract=DEEPSEEK), 7)
+    assert (meter.output, meter.prompt) == (0, None)
+    meter.reasoning.add(" red green")
+    assert meter.output == 2
+    meter.answer.add(" blue")
+    # The end of the thinking is a token of its own.
+    assert (meter.output, meter.prompt) == (4, None)
+    meter.report(_raw({**BASE, "prompt_tokens_details": {"cached_tokens": 16}}), Raw(), final=False)
+    assert (meter.output, meter.prompt) == (9, (16, 4))
+    meter.answer.add(" black" * 20)
+    assert meter.output == meter.usage().output == 24

@@ -10,7 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import prometheus_client
@@ -19,9 +19,10 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import CONTENT_TYPE, FAMILIES, Metrics
-from gateway.money import Parts
-from gateway.outcome import Attempt, Baseline, LedgerRow, Outcome
+from gateway.money import NANO, Parts
+from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Outcome
 from gateway.policies import Policies, default_folder, load
+from gateway.teams import TeamRow
 from gateway.usage import Sources, Usage
 
 AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
@@ -231,18 +232,71 @@ def test_gauges_and_the_ledgers_times(metrics: Metrics) -> None:
     metrics.stream_opened()
     metrics.stream_closed()
     metrics.host_up(HOST, MODEL, False)
-    metrics.budget("search", "month", "USD", 500_000_000_000, 1_250_000_000, 1)
     metrics.predicted(HOST, MODEL, 640)
     metrics.committed("settle", 0.003)
 
-    budget = {"team": "search", "budget": "month", "currency": "USD"}
     assert value(metrics, "faregate_open_streams", {}) == 1
     assert value(metrics, "faregate_host_up", {"host": HOST, "model": MODEL}) == 0
-    assert value(metrics, "faregate_budget_limit", budget) == 500
-    assert value(metrics, "faregate_budget_spent", budget) == 1.25
-    assert value(metrics, "faregate_budget_held", budget) == 1e-9
     assert value(metrics, "faregate_predicted_hit_tokens_total", {"host": HOST, "model": MODEL}) == 640
     assert value(metrics, "faregate_ledger_commit_seconds_bucket", {"op": "settle", "le": "0.005"}) == 1
+
+
+class Seen:
+    """What the ledger last said of budgets."""
+
+    def __init__(self, *states: BudgetState) -> None:
+        self._states = states
+
+    def states(self) -> tuple[BudgetState, ...]:
+        return self._states
+
+
+def budget_of(key: str, limit: int, spent: int, held: int, budget: str = "month", period: str = "2026-11") -> BudgetState:
+    return BudgetState("search", budget, key, period, "USD", limit, spent, held, spent + held, 0, AT + timedelta(days=9))
+
+
+TEAM = TeamRow.model_validate(
+    {
+        "team": "search",
+        "routes": ["*"],
+        "budgets": [
+            {"budget": "day", "amount": "20", "currency": "USD", "period": "day"},
+            {"budget": "month", "amount": "250", "currency": "USD", "period": "month", "per": "key"},
+        ],
+    }
+)
+
+
+def test_budgets_are_the_ledgers_with_the_keys_added_up(policies: Policies) -> None:
+    team = dataclasses.replace(policies, teams={"search": TEAM})
+    states = (
+        budget_of("search-1", 250 * NANO, NANO, 1),
+        budget_of("search-2", 200 * NANO, NANO // 4, 0),
+        # Of an earlier file: nothing is held against it any more.
+        budget_of("", 5 * NANO, NANO, 0),
+        budget_of("", 5 * NANO, NANO, 0, "week", "2026-W47"),
+    )
+    found = samples(Metrics(Book(team), Clock(), Seen(*states)))
+    shown = {(name.removeprefix("faregate_budget_"), *sorted(map(tuple, labels))): value for (name, labels), value in found.items()}
+    budgets = {key: value for key, value in shown.items() if key[0] in ("limit", "spent", "held")}
+
+    def of(what: str, budget: str) -> tuple[object, ...]:
+        return what, ("budget", budget), ("currency", "USD"), ("team", "search")
+
+    assert budgets == {
+        of("limit", "month"): 500, of("spent", "month"): 1.25, of("held", "month"): 1e-9,
+        of("limit", "day"): 20, of("spent", "day"): 0, of("held", "day"): 0,
+    }  # fmt: skip
+
+
+def test_redis_is_up_or_down_and_nothing_where_there_is_none(metrics: Metrics) -> None:
+    assert value(metrics, "faregate_redis_up", {}) is None
+    for up in (True, False):
+        metrics.redis_up(up)
+        assert value(metrics, "faregate_redis_up", {}) == up
+    metrics.redis_call("admit", "timeout")
+    metrics.redis_call("admit", "timeout")
+    assert value(metrics, "faregate_redis_calls_total", {"op": "admit", "outcome": "timeout"}) == 2
 
 
 def test_the_text_has_every_family_and_no_created_series(metrics: Metrics) -> None:
@@ -263,7 +317,6 @@ def test_nothing_is_registered_for_the_whole_process(metrics: Metrics, policies:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
     metrics.observe(OUTCOME)
-    metrics.budget("search", "month", "USD", 1, 1, 1)
     metrics.stream_opened()
     metrics.host_up(HOST, MODEL, True)
     metrics.committed("settle", 0.003)

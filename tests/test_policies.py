@@ -177,6 +177,10 @@ CASES = {
         changed("routes.yaml", "contract: r1}", "contract: s1}"),
         ["routes.yaml:2: there is no contract `s1`. Hint: add the contract first"],
     ),
+    "two rates of one pair at one instant": (
+        {**FILES, "rates/more.yaml": '{from: CNY, to: USD, rate: "0.14", at: 2026-01-01T00:00:00Z, source: bank}'},
+        ["rates.yaml:1: USD and CNY have a rate at 2026-01-01T00:00:00Z already (rates/more.yaml:1). Hint: keep one"],
+    ),
     "a team whose host does not exist": (
         changed("teams/search.yaml", "hosts: [h]", "hosts: [g]"),
         ["teams/search.yaml:1: there is no host `g`. Hint: add the host first"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import parse_instant
-from gateway.receipts import Charge, Journey, Verdict, baselines, charge_for, row
+from gateway.money import cost
+from gateway.outcome import Claim
+from gateway.receipts import USEFUL, Charge, Journey, Verdict, baselines, charge_for, row
 from gateway.request import Caller
 from gateway.router import Terms, plan
 from gateway.usage import Sources, Usage
@@ -26,7 +29,7 @@ def journey(model: str, at: str = PEAK, **body: Any) -> Journey:
     route = policies().route(model)
     assert route is not None
     request, started = ask({"model": model, **body}), parse_instant(at)
-    found = plan(request, route, Terms(policies(), started, {"deepseek": "USD", "openrouter": "USD"}, 600))
+    found = plan(request, route, Terms(policies(), started, {"deepseek": "USD", "openrouter": "USD", "local": "USD"}, 600))
     return Journey(request, Caller("search", "k1"), found, policies(), started)
 
 
@@ -123,3 +126,50 @@ def test_hits_save_the_difference_to_a_miss() -> None:
     rates = found.band.rates
     assert found.saved_by_hits(Usage(1_000_000, 0, 0)) == rates.cache_miss - rates.cache_hit > 0
     assert found.saved_by_hits(Usage(0, 1_000_000, 0)) == 0
+
+
+DAY = Claim("search", "day", "", "2026-11-20", "USD", 10**9, None)
+
+
+def test_with_budgets_the_first_hold_is_the_prompt_and_a_usual_answer() -> None:
+    trip = journey(FLASH, CALM, max_tokens=4000)
+    rates = trip.candidate.dearest
+    hold = trip.hold((DAY,), usual=500)
+    # DeepSeek's dearest band of the next ten minutes, and a prompt that is certainly not longer.
+    assert rates.output == 2 * charged(trip).band.rates.output
+    assert hold.least == cost(rates, 0, trip.prompt_bound, USEFUL)
+    assert hold.nano == cost(rates, 0, trip.prompt_bound, 500)
+    assert hold.worst == trip.candidate.worst > hold.nano
+    assert hold.claims == (DAY,)
+    assert trip.candidate.sanitised.prompt_tokens < trip.prompt_bound <= trip.request.size
+
+
+def test_a_first_hold_is_never_more_than_the_worst_case_nor_less_than_is_of_use() -> None:
+    short = journey(FLASH, max_tokens=5).hold((DAY,), usual=10_000)
+    assert short.least == short.nano <= short.worst
+    rare = journey(FLASH, max_tokens=4000).hold((DAY,), usual=1)
+    assert rare.least == rare.nano
+    unknown, several = journey(FLASH, max_tokens=4000).hold((DAY,)), journey("local/gemma3-270m", max_tokens=4000, n=3)
+    assert unknown.least < unknown.nano < unknown.worst
+    one, three = (cost(several.candidate.dearest, 0, several.prompt_bound, tokens) for tokens in (100, 300))
+    assert several.hold((DAY,), usual=100).nano == three > one
+
+
+def test_an_answer_that_can_neither_be_ended_nor_kept_short_needs_its_worst_case() -> None:
+    trip = journey(OPENROUTER, max_tokens=4000)
+    deaf = replace(trip.deployment, host=trip.deployment.host.model_copy(update={"streams": False}))
+    for counts, least in (("total", False), ("answer", True)):
+        model = deaf.model.model_copy(update={"counts": counts})
+        chosen = trip.candidate._replace(deployment=replace(deaf, model=model))
+        found = Journey(trip.request, trip.caller, trip.plan._replace(chosen=chosen), trip.policies, trip.started)
+        assert (found.hold((DAY,)).least == found.candidate.worst) == least
+
+
+def test_a_stretched_answer_is_asked_for_as_a_stream() -> None:
+    trip = journey(FLASH)
+    stretched = trip.streaming()
+    assert (trip.streams_upstream, stretched.streams_upstream) == (False, True)
+    assert stretched.candidate.sanitised.body["stream"] is True
+    assert stretched.candidate.sanitised.body["stream_options"] == {"include_usage": True}
+    assert "stream" not in trip.candidate.sanitised.body
+    assert stretched.request is trip.request

@@ -17,7 +17,7 @@ from gateway.front.wire import Message
 from gateway.outcome import Attempt, LedgerRow
 from gateway.policies import Policies, default_folder, load
 from gateway.receipts import Journey
-from gateway.replies import WholeReply
+from gateway.replies import AssembledReply, WholeReply
 from gateway.request import Caller, ChatRequest
 from gateway.router import Terms, plan
 from gateway.upstream.port import Deadlines
@@ -84,6 +84,43 @@ class Scripted:
 @pytest.fixture(scope="module")
 def policies() -> Policies:
     return load(default_folder())
+
+
+CHUNKS = [
+    b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n' % word for word in (b"Hel", b"lo", b".")
+]
+LAST = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+@asynccontextmanager
+async def assembled(policies: Policies, client: Client, silence: float) -> AsyncIterator[AssembledReply]:
+    async with reply(policies, client, 60.0) as whole:
+        yield AssembledReply(whole._journey, client.responder, whole._watch, Experience(), silence=silence)
+
+
+@pytest.mark.parametrize(("silence", "blanks"), [(60.0, 0), (0.0, 3)])
+async def test_a_client_that_waits_for_an_assembled_answer_is_kept_from_giving_up(policies: Policies, silence: float, blanks: int) -> None:
+    client = Client()
+    answer = Scripted([*CHUNKS, LAST], client)
+    answer.content_type = "text/event-stream"
+    async with assembled(policies, client, silence) as whole:
+        await whole.take(answer)
+        assert client.body == b"\n" * blanks
+        await whole.finish(ROW)
+    assert json.loads(client.body)["choices"][0]["message"]["content"] == "Hello."
+    assert client.body.startswith(b"\n" * blanks + b"{") and client.responder.finished
+    assert ("x-faregate-cost" in client.names) == (not blanks)
+
+
+async def test_an_assembled_answer_that_breaks_after_a_blank_is_an_error_in_its_json(policies: Policies) -> None:
+    client = Client()
+    answer = Scripted(CHUNKS[:2], client)
+    answer.content_type = "text/event-stream"
+    async with assembled(policies, client, 0.0) as whole:
+        await whole.take(answer)
+        assert whole.failure is not None
+        await client.responder.error(whole.failure, whole.headers)
+    assert json.loads(client.body)["error"]["code"] == "upstream_error"
 
 
 @asynccontextmanager

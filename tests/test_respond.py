@@ -50,6 +50,9 @@ ERRORS: list[tuple[FaregateError, int, str, str, bool]] = [
     (errors.BudgetExceeded("a", details={"budget": "month"}), 402, "budget_exceeded", "insufficient_quota", False),
     (errors.NotAllowed("a"), 403, "not_allowed", "permission_error", False),
     (errors.ModelNotFound("a"), 404, "model_not_found", "invalid_request_error", False),
+    (errors.InFlight("a", retry_after=1), 409, "in_flight", "invalid_request_error", True),
+    (errors.AlreadyDone("a", details={"id": "req-0"}), 409, "already_done", "invalid_request_error", False),
+    (errors.IdempotencyMismatch("a"), 422, "idempotency_mismatch", "invalid_request_error", False),
     (errors.BodyTooLarge("a"), 413, "body_too_large", "invalid_request_error", False),
     (errors.EncodingUnsupported("a"), 415, "encoding_unsupported", "invalid_request_error", False),
     (errors.RateLimited("a", retry_after=7), 429, "rate_limited", "rate_limit_error", True),
@@ -62,6 +65,11 @@ ERRORS: list[tuple[FaregateError, int, str, str, bool]] = [
     (errors.PriceUnknown("a"), 503, "price_unknown", "api_error", False),
     (FaregateError("a"), 500, "internal_error", "api_error", False),
 ]
+
+
+def test_no_error_is_left_out() -> None:
+    every = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, FaregateError)}
+    assert every - {type(error).__name__ for error, *_ in ERRORS} == {"InternalError"}
 
 
 @pytest.mark.parametrize(("error", "status", "code", "kind", "again"), ERRORS)

@@ -141,7 +141,7 @@ def test_an_answer_is_cut_exactly_at_its_limit_however_it_is_chunked(limit: int,
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in out) == "".join(words[:limit])
     assert out[-1]["choices"][0]["finish_reason"] == ("length" if len(words) >= limit else "stop")
     assert out[-1].get("faregate") == ({"stopped": "limit"} if len(words) >= limit else None)
-    assert made.shape.stopped == (len(words) >= limit)
+    assert (made.shape.stopped == "limit") == (len(words) >= limit)
 
 
 def test_each_choice_has_a_limit_of_its_own_and_the_stream_stops_when_all_have_ended() -> None:

@@ -13,6 +13,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from gateway.admin.budgets import BudgetDesk, add_budgets
+from gateway.admin.keys import KeyDesk, add_keys
 from gateway.admin.views import docs_page, request_json
 from gateway.clock import instant_text
 from gateway.errors import FaregateError
@@ -56,6 +58,8 @@ def build_admin(
     hosts: Callable[[], list[dict[str, Any]]],
     readiness: Callable[[], tuple[int, dict[str, Any]]],
     token: str | None,
+    keys: KeyDesk | None = None,
+    budgets: BudgetDesk | None = None,
 ) -> FastAPI:
     """The app of the admin port. Without a token there is no admin API, no schema and no docs.
 
@@ -67,7 +71,12 @@ def build_admin(
     app.add_exception_handler(FaregateError, _own_error)
     app.include_router(_open(sources))
     if token:
-        app.include_router(_closed(sources), prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
+        closed = _closed(sources)
+        if keys is not None:
+            add_keys(closed, keys)
+        if budgets is not None:
+            add_budgets(closed, budgets)
+        app.include_router(closed, prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
         app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     return app
 

@@ -46,13 +46,14 @@ def _summary(policies: Policies) -> dict[str, object]:
         "hosts": len(policies.hosts),
         "cards": len({card.name for card in policies.prices.cards()}),
         "routes": len(policies.routes),
+        "teams": len(policies.teams),
         "warnings": list(policies.warnings_at(datetime.now(UTC))),
     }
 
 
 def _text(folder: Path, policies: Policies) -> str:
     found = _summary(policies)
-    counts = ", ".join(f"{found[name]} {name}" for name in ("contracts", "hosts", "cards", "routes"))
+    counts = ", ".join(f"{found[name]} {name}" for name in ("contracts", "hosts", "cards", "routes", "teams"))
     lines = [f"{folder}: {counts}; digest {policies.digest}"]
     lines += [f"warning: {text}" for text in policies.warnings_at(datetime.now(UTC))]
     return "\n".join(lines)

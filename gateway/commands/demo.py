@@ -91,7 +91,7 @@ def _invite(stage: Stage, once: bool) -> None:
         f"  curl -i {stage.base_url}/chat/completions {headers} \\\n"
         f"    -d '{ask}}}'\n"
         f"  curl -N {stage.base_url}/chat/completions {headers} \\\n"
-        f"    -d '{ask}, \"stream\": true, \"stream_options\": {{\"include_usage\": true}}}}'\n"
+        f'    -d \'{ask}, "stream": true, "stream_options": {{"include_usage": true}}}}\'\n'
         f"  curl -H 'Authorization: Bearer {stage.admin_token}' 'http://127.0.0.1:{stage.admin_port}/admin/v1/requests?limit=1'\n"
         f"  curl http://127.0.0.1:{stage.admin_port}/metrics"
     )

@@ -31,8 +31,11 @@ class Desk:
 class Job:
     """Counts what was produced; `close` books it once. `ahead`: tokens the host goes on to produce when nobody listens."""
 
-    def __init__(self, desk: Desk, request: str, account: str, model: str, prompt: int, hit: int, outputs: list[Output]) -> None:
+    def __init__(
+        self, desk: Desk, request: str, account: str, model: str, prompt: int, hit: int, outputs: list[Output], tag: str = ""
+    ) -> None:
         self._desk = desk
+        self._tag = tag
         self._request, self._account, self._model = request, account, model
         self._prompt, self._hit = prompt, hit
         self.planned = sum(output.tokens for output in outputs)
@@ -63,5 +66,6 @@ class Job:
             cost = amount_text(price.exact(counts) / NANO) if price else amount_text(Fraction(0))
             self.closed = Closed(counts, cost)
             more = {"model": self._model, "account": self._account, "finish": self._finish, "planned": self.planned}
+            more |= {"tag": self._tag} if self._tag else {}
             self._desk.add(self._account, bill_row(self._request, counts, price, self._desk.currency, at, outcome, **more))
         return self.closed

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from math import log
+from random import Random
+from typing import Any, Final
 from zlib import crc32
 
 from gateway.emulator.contracts import Limits, Order
@@ -18,6 +20,8 @@ from gateway.emulator.words import text_pieces
 
 # Of all salts the first that answers the two questions of DeepSeek's guide with sentences that fit them.
 SALT = 202
+# How heavy the tail of drawn lengths is: the longest of 100 answers is nearly five times the mean, half of them stay below 0.73 of it.
+SPREAD: Final = 0.8
 _MARKER = re.compile(r"\[\[([a-z_]+=[^\[\]]*)\]\]")
 _SEPARATORS = "\u2028data: [DONE]\n\n\u0085data: {\u2029}\n\n"
 
@@ -35,6 +39,8 @@ class Wish:
     seed: int | None = None
     finish: str = ""
     text: str = ""
+    mean: int = 0
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def _text(content: Any) -> str:
 
 
 def _typed(name: str, value: Any) -> Any:
-    kinds: dict[str, type] = {"pace": float, "tool": str, "finish": str, "text": str}
+    kinds: dict[str, type] = {"pace": float, "tool": str, "finish": str, "text": str, "tag": str}
     if name not in Wish.__dataclass_fields__:
         raise ValueError(f"unknown wish {name!r}; known: {', '.join(Wish.__dataclass_fields__)}")
     return kinds.get(name, int)(value)
@@ -94,12 +100,21 @@ def _typed(name: str, value: Any) -> Any:
 def compose(order: Order, wish: Wish, limits: Limits, tokens: Tokens, choice: int = 0, *, separators: bool = False) -> Output:
     """One choice within its limits: thinking eats a total; an answer limit leaves thinking its own."""
     seed = _seed(order, wish) + choice
+    wish = lengths(wish, seed)
     reasoning = text_pieces(seed + 1, min(wish.reasoning, limits.reasoning)) if order.thinking else []
     calls = _calls(order, wish, tokens)
     answer = [] if calls else _answer(order, wish, seed, tokens)
     if separators:
         answer += [_SEPARATORS] + [""] * (tokens.count(_SEPARATORS) - 1)
     return _cut(Output(reasoning, answer, calls, wish.finish or ("tool_calls" if calls else "stop")), order, wish, limits)
+
+
+def lengths(wish: Wish, seed: int) -> Wish:
+    """The wish with its lengths drawn where it names their mean: log-normal, four fifths of it thinking; a seed draws one length."""
+    if not wish.mean:
+        return wish
+    total = round(Random(seed).lognormvariate(log(wish.mean) - SPREAD**2 / 2, SPREAD))
+    return replace(wish, reasoning=total * 4 // 5, answer=max(1, total - total * 4 // 5))
 
 
 def _seed(order: Order, wish: Wish) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway.emulator.output import Output, Wish, compose, wish_of
 from gateway.emulator.player import Player, hang_up, produce, write
 from gateway.emulator.prompts import END_THINK, EOS, render
 from gateway.emulator.reader import Row, Shelf, read_shelf, wire_id
-from gateway.emulator.shapes import Shape
+from gateway.emulator.shapes import Shape, Step
 from gateway.emulator.tokens import Tokens, Vocabulary, tokens_of
 from gateway.emulator.wire import wire_of
 
@@ -50,6 +50,8 @@ class Setup:
     script: tuple[Any, ...] = ()
     bind: str = "127.0.0.1"
     port: int = 0
+    speed: int = 0
+    """Tokens a second that all open streams together are produced at; 0: as each is paced."""
 
 
 class Emulator:
@@ -64,6 +66,7 @@ class Emulator:
         self.requests: deque[Row] = deque(maxlen=_KEPT_REQUESTS)
         self._runner: web.AppRunner | None = None
         self.port = setup.port
+        self.speed = setup.speed
         self.reset()
         self.play(list(setup.script))
 
@@ -147,7 +150,7 @@ class Emulator:
         if fault.finish:
             outputs = [replace(output, finish=fault.finish) for output in outputs]
         cache = self._cache(key, order, raw)
-        job = self._job(request, key, order, prompt, cache.lookup(prompt), outputs)
+        job = self._job(request, key, order, prompt, cache.lookup(prompt), outputs, wish.tag)
         shape = Shape(self.wire, order, self._id(), int(self.clock.now().timestamp()), fault.usage_fault)
         try:
             if order.stream:
@@ -175,10 +178,10 @@ class Emulator:
     def _seen_reasoning(self, order: Order) -> Callable[[int], str | None]:
         return lambda index: self.wire.reasoning_of(order.messages[index]) if order.keep_reasoning(index) else None
 
-    def _job(self, request: web.Request, key: str, order: Order, prompt: bytes, hit: int, outputs: list[Output]) -> Job:
+    def _job(self, request: web.Request, key: str, order: Order, prompt: bytes, hit: int, outputs: list[Output], tag: str) -> Job:
         name = request.headers.get("x-request-id") or f"emulated-{self._number}"
         reported = hit if self.wire.cached else 0
-        return Job(self.desk, name, key, str(order.row["model"]), tokens_of(prompt), reported, outputs)
+        return Job(self.desk, name, key, str(order.row["model"]), tokens_of(prompt), reported, outputs, tag)
 
     def _cache(self, key: str, order: Order, raw: bytes) -> PrefixCache:
         rules = order.contract.get("cache") or {}
@@ -214,8 +217,17 @@ class Emulator:
         edited = fault.edit(
             steps, self.wire.keep_alive, lambda: self.wire.error_events("The engine failed", fault.error_status, shape.head())
         )
-        await Player(request, response, job, fault.slice).run(edited)
+        await Player(request, response, job, fault.slice).run(self._shared(edited))
         return response
+
+    def _shared(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Each stream has its part of the speed of the whole host, which changes with how many are open."""
+        for step in steps:
+            if self.speed and step.output:
+                pause = max(step.pause, step.output * self._open / self.speed)
+                yield Step(step.data, step.kind, step.output, step.reasoning, pause, step.act)
+            else:
+                yield step
 
     async def _whole(
         self, request: web.Request, shape: Shape, job: Job, outputs: list[Output], wish: Wish, fault: Fault
@@ -328,6 +340,10 @@ class Emulator:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"waiting": len(self._faults)})
 
+    async def take_speed(self, request: web.Request) -> web.Response:
+        self.speed = int((await request.json())["tokens_per_second"])
+        return web.json_response({"tokens_per_second": self.speed})
+
     async def take_reset(self, request: web.Request) -> web.Response:
         self.reset()
         return web.json_response({})
@@ -344,6 +360,7 @@ def _routes(emulator: Emulator) -> list[web.RouteDef]:
         web.get("/_emulator/bill", emulator.show_bill),
         web.get("/_emulator/requests", emulator.show_requests),
         web.post("/_emulator/faults", emulator.take_faults),
+        web.post("/_emulator/speed", emulator.take_speed),
         web.post("/_emulator/reset", emulator.take_reset),
         web.post("/{prefix:.*}chat/completions", emulator.chat),
         web.get("/{prefix:.*}models", emulator.models),

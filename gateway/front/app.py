@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from gateway.errors import FaregateError
 from gateway.front import body
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 CHAT = ("/chat/completions", "/v1/chat/completions")
 BETA = ("/beta/chat/completions", "/beta/v1/chat/completions", "/v1/beta/chat/completions")
 MODELS = ("/models", "/v1/models")
+BALANCE = ("/user/balance", "/v1/user/balance")
 
 
 class Exchange(Protocol):
@@ -32,7 +35,8 @@ class Front:
     """Serves port 8080.
 
     `authenticate` turns headers into a Caller or raises InvalidKey; `models` lists what a caller may use; `ready` is the
-    body of /readyz, where `"ready": false` makes it a 503; `notice` gives the time on a shifted clock for a header.
+    body of /readyz, where `"ready": false` makes it a 503; `balance` is what a caller's budgets leave, in DeepSeek's shape;
+    `notice` gives the time on a shifted clock for a header.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Front:
         ready: Callable[[], dict[str, Any]],
         max_body: int,
         notice: Callable[[], str] | None = None,
+        balance: Callable[[Caller], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self._exchange = exchange
         self._authenticate = authenticate
@@ -51,10 +56,12 @@ class Front:
         self._ready = ready
         self._max_body = max_body
         self._notice = notice
+        self._balance_of = balance
         self.draining = False
         self._routes: dict[str, tuple[tuple[str, ...], _Handler]] = {
             **{path: (("POST",), self._chat) for path in (*CHAT, *BETA)},
             **{path: (("GET",), self._list_models) for path in MODELS},
+            **{path: (("GET",), self._balance) for path in BALANCE if balance is not None},
             "/": (("GET", "HEAD"), self._root),
             "/healthz": (("GET", "HEAD"), self._health),
             "/readyz": (("GET", "HEAD"), self._readiness),
@@ -92,14 +99,22 @@ class Front:
     async def _chat(self, call: _Call, headers: Headers) -> None:
         caller = self._authenticate(headers)
         body.check_headers(headers, call.scope["query_string"])
+        again = body.idempotency_key(headers)
         data = await body.read(call.receive, headers, self._max_body)
         call.read = True
         request = await body.request(data, call.responder.id, beta=call.scope["path"] in BETA)
+        if again is not None:
+            request = replace(request, idempotency=await body.idempotency(again, caller.team, data))
         await self._exchange.chat(request, caller, call.responder, call.scope["extensions"][CYCLE])
 
     async def _list_models(self, call: _Call, headers: Headers) -> None:
         caller = self._authenticate(headers)
         await call.responder.whole(200, {}, dump(model_list(self._models(caller))))
+
+    async def _balance(self, call: _Call, headers: Headers) -> None:
+        caller = self._authenticate(headers)
+        assert self._balance_of is not None, "the path is routed only with it"
+        await call.responder.whole(200, {}, dump(await self._balance_of(caller)))
 
     async def _root(self, call: _Call, headers: Headers) -> None:
         await call.responder.whole(200, {}, b'{"service":"faregate"}')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,12 +18,14 @@ from gateway.errors import BodyTooLarge, EncodingUnsupported, InvalidRequest
 from gateway.front.guard import Headers
 from gateway.front.shapes import check_fields, check_messages
 from gateway.front.wire import Receive
+from gateway.outcome import Idempotency
 from gateway.request import ChatRequest
 
 DEPTH = 64
 FIELDS = 100
 NAME = 64
 MODEL = 200
+IDEMPOTENCY_KEY = 255
 BIGGEST = 2**53
 # Values in one body: more than the tokens of any context. Without a bound 16 MB of `[],` would stop the loop for seconds.
 VALUES = 500_000
@@ -110,6 +113,21 @@ def _check_query(query: bytes) -> None:
     for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name.casefold() in CHECKED:
             raise InvalidRequest("Parameters belong in the body, not in the query string.", param=name[:NAME])
+
+
+def idempotency_key(headers: Headers) -> bytes | None:
+    """The Idempotency-Key as it was sent; raises InvalidRequest for one that is none."""
+    key = headers.get(b"idempotency-key")
+    if key is not None and not (0 < len(key) <= IDEMPOTENCY_KEY and key.isascii() and key.decode().isprintable()):
+        text = f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY} printable ASCII characters: a UUID of its own for each request does."
+        raise InvalidRequest(text, param="Idempotency-Key")
+    return key
+
+
+async def idempotency(key: bytes, team: str, data: bytes) -> Idempotency:
+    """What makes this request the same as another one of its team; neither the key nor the body is kept."""
+    body = await asyncio.to_thread(sha256, data) if len(data) > LARGE else sha256(data)
+    return Idempotency(sha256(team.encode() + b"\0" + key).hexdigest(), body.hexdigest())
 
 
 async def request(data: bytes, id: str, *, beta: bool = False) -> ChatRequest:
