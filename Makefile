@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help install demo test check bench bench-write bench-peers requirements clean
+.PHONY: help install demo test check bench bench-write bench-peers prove-bound prove-kill prove-simulate prove-mutations requirements clean
 help:
 	@echo "make install       the faregate command in $(VENV)"
 	@echo "make demo          a local engine, emulated hosts and the gateway; a priced conversation (ARGS=--once ends after it)"
@@ -16,6 +16,9 @@ help:
 	@echo "make check         ruff, mypy and faregate check"
 	@echo "make bench         CPU, latency and memory beside nginx, and beside LiteLLM and Portkey after make bench-peers"
 	@echo "make bench-write   the same, and docs/performance.md written anew"
+	@echo "make prove-bound   one budget under many streams on three gateways: never beyond the bound (needs redis-server, postgres)"
+	@echo "make prove-kill    a minute of kill -9 and restarts against the host's bill (needs redis-server, postgres)"
+	@echo "make prove-simulate, prove-mutations  5,000 seeded histories of the ledger; planted faults that each must turn a proof red"
 	@echo "make requirements  the hash-pinned requirements files, compiled anew (needs uv)"
 
 install: $(VENV)/.base
@@ -38,6 +41,21 @@ bench: $(VENV)/.base
 bench-write: $(VENV)/.base
 	$(BIN)/python -m benchmarks.bench --write $(ARGS)
 
+# Each prints one JSON line last; what it shows stands in docs/proofs.md.
+# hardcap is only compared with: without it, the proof says so and goes on.
+prove-bound: $(VENV)/.dev
+	-@$(MAKE) --no-print-directory .bench/hardcap/.made
+	$(BIN)/python -m proofs.bound $(ARGS)
+
+prove-kill: $(VENV)/.dev
+	$(BIN)/python -m proofs.kill $(ARGS)
+
+prove-simulate: $(VENV)/.dev
+	$(BIN)/python -m proofs.simulate $(ARGS)
+
+prove-mutations: $(VENV)/.dev
+	$(BIN)/python -m proofs.planting $(ARGS)
+
 # The set of packages of a stamp .NAME is requirements/NAME.txt: base < local < dev.
 $(VENV)/.base $(VENV)/.local $(VENV)/.dev: $(VENV)/.%: requirements/%.txt requirements/build.txt pyproject.toml | $(VENV)/.made
 	$(PIP) install --require-hashes -r requirements/build.txt -r $<
@@ -59,6 +77,11 @@ bench-peers: .bench/litellm/.made .bench/portkey/.made
 	.bench/litellm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
 	@touch $@
 
+.bench/hardcap/.made: requirements/bench-hardcap.txt | $(VENV)/.made
+	$(BIN)/python -m venv .bench/hardcap
+	.bench/hardcap/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
+	@touch $@
+
 .bench/portkey/.made: benchmarks/portkey/package.json benchmarks/portkey/package-lock.json
 	mkdir -p .bench/portkey
 	cp benchmarks/portkey/package.json benchmarks/portkey/package-lock.json .bench/portkey/
@@ -75,6 +98,7 @@ requirements:
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra litellm -o requirements/litellm.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) requirements/bench-litellm.in -o requirements/bench-litellm.txt
+	$(COMPILE) requirements/bench-hardcap.in -o requirements/bench-hardcap.txt
 
 clean:
 	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache build dist

@@ -11,7 +11,9 @@ import dataclasses
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import cast
 
 import msgspec
@@ -32,6 +34,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     headers: dict[str, str]
     body: str
+    others: tuple[str, ...] = ()  # more bodies: each connection sends all of them in turn, each connection begins with another one
     connections: int = 1
     seconds: float = 2.0
     rounds: int = 0  # when set: this many requests on each connection, instead of `seconds`
@@ -39,6 +42,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int = 0  # data events that each answer must bring at least; 0 for a whole answer
     spread: float = 0.0  # seconds over which the connections start, so that paced streams do not all tick at once
     pid: int = 0  # the server whose CPU is read; 0 for none
+    beside: tuple[int, ...] = ()  # servers behind it, whose CPU is read too
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Result:
     first_p50_ms: float  # to the first byte
     gap_p99_ms: float = 0.0  # between two reads of a stream
     gap_max_ms: float = 0.0
+    beside: list[float] = dataclasses.field(default_factory=list)  # seconds of each server behind it
 
 
 @dataclass
@@ -125,8 +130,8 @@ class Client(asyncio.Protocol):
         return body
 
 
-def request_bytes(spec: Spec) -> bytes:
-    body = spec.body.encode()
+def request_bytes(spec: Spec, text: str) -> bytes:
+    body = text.encode()
     head = [f"POST {spec.path} HTTP/1.1", f"host: 127.0.0.1:{spec.port}", "content-type: application/json", f"content-length: {len(body)}"]
     head += [f"{name}: {value}" for name, value in spec.headers.items()]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
@@ -145,11 +150,11 @@ async def _one(client: Client, request: bytes, spec: Spec) -> tuple[float, Answe
     return started, answer
 
 
-async def _drive(client: Client, request: bytes, spec: Spec, delay: float, until: float) -> list[tuple[float, Answer]]:
+async def _drive(client: Client, requests: Iterator[bytes], spec: Spec, delay: float, until: float) -> list[tuple[float, Answer]]:
     await asyncio.sleep(delay)
     done: list[tuple[float, Answer]] = []
     while len(done) < spec.rounds if spec.rounds else time.perf_counter() < until:
-        done.append(await _one(client, request, spec))
+        done.append(await _one(client, next(requests), spec))
     return done
 
 
@@ -158,35 +163,42 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
+def _cpu(spec: Spec) -> list[float]:
+    return [cpu_seconds(pid) if pid else 0.0 for pid in (spec.pid, *spec.beside)]
+
+
 async def measure(spec: Spec) -> Result:
-    request = request_bytes(spec)
+    requests = [request_bytes(spec, text) for text in (spec.body, *spec.others)]
     clients = [await _connect(spec.port) for _ in range(spec.connections)]
     for _ in range(spec.warm):
-        await asyncio.gather(*(_one(client, request, spec) for client in clients))
+        await asyncio.gather(*(_one(client, requests[0], spec) for client in clients))
     step = spec.spread / spec.connections
-    cpu, own, began = cpu_seconds(spec.pid) if spec.pid else 0.0, time.process_time(), time.perf_counter()
-    rows = await asyncio.gather(*(_drive(client, request, spec, n * step, began + spec.seconds) for n, client in enumerate(clients)))
+    turns = [cycle(requests[n % len(requests) :] + requests[: n % len(requests)]) for n in range(spec.connections)]
+    cpu, own, began = _cpu(spec), time.process_time(), time.perf_counter()
+    until = began + spec.seconds
+    rows = await asyncio.gather(*(_drive(client, turns[n], spec, n * step, until) for n, client in enumerate(clients)))
     seconds, own = time.perf_counter() - began, time.process_time() - own
-    cpu = cpu_seconds(spec.pid) - cpu if spec.pid else 0.0
+    cpu = [after - before for before, after in zip(cpu, _cpu(spec), strict=True)]
     for client in clients:
         if client.transport:
             client.transport.close()
     return _result([pair for row in rows for pair in row], seconds, cpu, own)
 
 
-def _result(pairs: list[tuple[float, Answer]], seconds: float, cpu: float, own: float) -> Result:
+def _result(pairs: list[tuple[float, Answer]], seconds: float, cpu: list[float], own: float) -> Result:
     times = [(answer.last - started) * 1000 for started, answer in pairs]
     gaps = [gap * 1000 for _, answer in pairs for gap in answer.gaps]
     return Result(
         requests=len(pairs),
         seconds=seconds,
-        cpu=cpu,
+        cpu=cpu[0],
         own_cpu=own,
         p50_ms=percentile(times, 0.5),
         p99_ms=percentile(times, 0.99),
         first_p50_ms=percentile([(answer.first - started) * 1000 for started, answer in pairs], 0.5),
         gap_p99_ms=percentile(gaps, 0.99),
         gap_max_ms=max(gaps, default=0.0),
+        beside=cpu[1:],
     )
 
 

@@ -34,6 +34,7 @@ class Plan:
     headers: dict[str, str] = field(default_factory=dict)
     ready: str = "/"
     ready_port: int = 0
+    admin: int = 0  # the port of its metrics
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Running:
     headers: dict[str, str] = field(default_factory=dict)
     ready_seconds: float = 0.0
     idle_mb: float = 0.0
+    admin: int = 0
 
 
 def free_port() -> int:
@@ -83,7 +85,8 @@ def _nginx(port: int, upstream: int, folder: Path) -> Plan:
     return Plan(["nginx", "-p", str(folder), "-e", "stderr", "-c", str(config)], env={"PATH": os.environ["PATH"] + ":/usr/sbin"})
 
 
-def _faregate(port: int, upstream: int, folder: Path) -> Plan:
+def faregate(port: int, upstream: int, folder: Path, *words: str, **settings: str) -> Plan:
+    """`python -m gateway serve`, or another module's `serve`, with more settings."""
     admin = free_port()
     env = {
         "FAREGATE_BASE_URL_DEEPSEEK": f"http://127.0.0.1:{upstream}",
@@ -92,8 +95,10 @@ def _faregate(port: int, upstream: int, folder: Path) -> Plan:
         "FAREGATE_DATA": str(folder),
         "FAREGATE_PORT": str(port),
         "FAREGATE_ADMIN_PORT": str(admin),
+        **settings,
     }
-    return Plan([sys.executable, "-m", "gateway", "serve"], env, {"authorization": "Bearer bench-key-1"}, ready="/readyz")
+    argv = [sys.executable, "-m", *(words or ("gateway",)), "serve"]
+    return Plan(argv, env, {"authorization": "Bearer bench-key-1"}, ready="/readyz", admin=admin)
 
 
 def _litellm(port: int, upstream: int, folder: Path) -> Plan:
@@ -123,7 +128,7 @@ def _needs(path: Path, remedy: str) -> Callable[[], str]:
 
 SERVERS = (
     Server("nginx", lambda: "" if _found("nginx") else "nginx is not installed", _nginx),
-    Server("Faregate", _needs(ROOT / "gateway" / "__main__.py", "`faregate serve` is not here"), _faregate),
+    Server("Faregate", _needs(ROOT / "gateway" / "__main__.py", "`faregate serve` is not here"), faregate),
     Server("LiteLLM", _needs(LITELLM / "litellm", "`make bench-peers` installs it"), _litellm),
     Server("Portkey", _needs(NODE, "`make bench-peers` installs it"), _portkey),
 )
@@ -162,7 +167,7 @@ def running(server: Server, upstream: int, folder: Path) -> Iterator[Running]:
     try:
         ready = _wait_ready(process, plan.ready_port or port, plan.ready, log)
         time.sleep(0.5)  # what a server still does after it said that it is ready belongs to its start
-        yield Running(server.name, port, process.pid, plan.headers, ready, resident_mb(process.pid))
+        yield Running(server.name, port, process.pid, plan.headers, ready, resident_mb(process.pid), plan.admin)
     finally:
         process.terminate()
         try:

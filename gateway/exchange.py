@@ -150,7 +150,8 @@ class _Course:
             await self._run(gone)
         finally:
             self._running.discard(task)
-            await self._leave(0)
+            if self._rules is not None:
+                await self._leave(self._rules, 0)
             # Nothing after a settle; where our own mistake came between, the hold ends with its lease instead of living for ever.
             self._ports.ledger.forget(self._request.id)
 
@@ -160,7 +161,8 @@ class _Course:
                 await self._admit(self._rules)
             journey, stretch = await self._hold(self._plan())
         except FaregateError as error:
-            await self._leave(0)
+            if self._rules is not None:
+                await self._leave(self._rules, 0)
             await self._refuse(error)
             return
         watch = Watch(self._ports.deadlines if journey.streams_upstream else self._whole)
@@ -177,11 +179,10 @@ class _Course:
         self._estimated = self._request.size // BYTES + _likely(self._request) * self._request.answers
         await self._ports.limits.admit(self._request.id, self._caller.team, rules, self._estimated)
 
-    async def _leave(self, tokens: int) -> None:
-        """Give its place back, and correct what was estimated; no effect the second time."""
-        if self._rules is not None:
-            rules, self._rules = self._rules, None
-            await finished(self._ports.limits.finish(self._request.id, self._caller.team, rules, self._estimated, tokens))
+    async def _leave(self, rules: LimitsRow, tokens: int) -> None:
+        """Give its place back, once, and correct what was estimated."""
+        self._rules = None
+        await finished(self._ports.limits.finish(self._request.id, self._caller.team, rules, self._estimated, tokens))
 
     def _plan(self) -> Journey:
         ports = self._ports
@@ -252,7 +253,8 @@ class _Course:
             log.critical("request %s could not be settled yet, the ledger keeps its row: %s", row.id, error.message)
             failure = failure or error
         self._ports.denials.forget(row.team)
-        await self._leave(row.usage.prompt + row.usage.output if row.usage else 0)
+        if self._rules is not None:
+            await self._leave(self._rules, row.usage.prompt + row.usage.output if row.usage else 0)
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.
         self._hang_up()
         if stopping is not None:

@@ -8,7 +8,6 @@ the request after edits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -55,8 +54,7 @@ class Candidate(NamedTuple):
     dearest: Rates
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds.
 
     `team` is whose rules hold (None: a team without a file, which may use everything), `step` what its budgets ask by now,

@@ -31,6 +31,12 @@ def driver() -> Any:
         raise LedgerUnavailable(text) from error
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What asyncpg raises where the server or the connection fails. InternalClientError: a connection that the server is just ending."""
+    asyncpg = driver()
+    return (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 def shown(address: str) -> str:
     """A URL as it may stand in a log: without user, password and options."""
     return re.sub(r"^(\w+://)(?:[^/?#]*@)?([^?#]*).*$", r"\1\2", address)
@@ -39,6 +45,7 @@ def shown(address: str) -> str:
 async def connect(address: str, patience: float, statement: float | None = None) -> Any:
     """A connection on which no statement runs for longer than `statement` (else `patience`); LedgerUnavailable with the remedy."""
     asyncpg = driver()
+    refusals: tuple[type[Exception], ...] = (*failures(), TimeoutError, ValueError)
     settings = {
         "application_name": APPLICATION,
         "default_transaction_isolation": "read committed",
@@ -47,7 +54,7 @@ async def connect(address: str, patience: float, statement: float | None = None)
     try:
         async with asyncio.timeout(patience):
             return await asyncpg.connect(address, timeout=patience, server_settings=settings)
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+    except refusals as problem:
         raise _unreachable(address, problem) from problem
 
 
@@ -89,12 +96,13 @@ def is_about_connection(problem: BaseException) -> bool:
 
 async def ask(connection: Any, query: str, values: Sequence[Any], within: float) -> list[Any]:
     """The rows of one statement. A server that answers nothing loses the connection after so many seconds."""
-    asyncpg = driver()
     timer = asyncio.get_running_loop().call_later(within, connection.terminate)
     try:
         rows: list[Any] = await connection.fetch(query, *values)
         return rows
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+    except failures() as problem:
+        if is_about_connection(problem):
+            connection.terminate()
         raise unavailable(problem) from problem
     finally:
         timer.cancel()
@@ -142,7 +150,7 @@ async def close(connection: Any, within: float) -> None:
     timer = asyncio.get_running_loop().call_later(within, connection.terminate)
     try:
         await connection.close()
-    except (OSError, driver().InterfaceError, driver().PostgresError):
+    except failures():
         connection.terminate()
     finally:
         timer.cancel()

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.postgres_connection import OLDEST_SERVER, driver, unavailable
+from gateway.ledger.postgres_connection import OLDEST_SERVER, driver, failures, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ async def prepare(connection: Any) -> None:
     except asyncpg.InsufficientPrivilegeError as problem:
         text = "This user may not make or use the ledger's tables. Remedy: let it own the database, or the schema faregate."
         raise LedgerUnavailable(text) from problem
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+    except failures() as problem:
         raise unavailable(problem) from problem
 
 

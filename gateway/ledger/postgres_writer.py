@@ -19,7 +19,7 @@ import msgspec
 from gateway.budgets import SHARE
 from gateway.errors import LedgerUnavailable
 from gateway.ledger.port import TRANSITIONS, HoldError
-from gateway.ledger.postgres_connection import close, connect, driver, is_about_connection, is_about_data, unavailable
+from gateway.ledger.postgres_connection import close, connect, failures, is_about_connection, is_about_data, unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Writer:
             while True:
                 self._down_since = None
                 self.figures.connections += 1
-                await self._serve(connection)
+                await self._serve_safely(connection)
                 if self._closing:
                     break
                 self._down_since = self._loop.time()
@@ -184,6 +184,14 @@ class Writer:
         finally:
             self._closing = True
             self._refuse(LedgerUnavailable("The ledger is closed."))
+
+    async def _serve_safely(self, connection: Any) -> None:
+        """A mistake of ours, or of the driver's, costs the connection and not the ledger."""
+        try:
+            await self._serve(connection)
+        except Exception:
+            log.exception("ledger: the connection is given up")
+            connection.terminate()
 
     async def _connect_again(self) -> Any:
         """The next connection; None when the ledger closes meanwhile."""
@@ -284,15 +292,16 @@ class Writer:
         else:
             if not call.future.done():
                 call.future.set_result(result)
+        finally:
+            _fail([call], LedgerUnavailable("The ledger is closed."))
 
     async def _within(self, connection: Any, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result; LedgerUnavailable when it is not known, or not to be had; Refused when it never will be."""
-        asyncpg = driver()
         # Not a timeout of asyncpg's: that would ask the server to cancel, and wait for one that hangs.
         timer = self._loop.call_later(self._patience, connection.terminate)
         try:
             return await work()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as problem:
+        except failures() as problem:
             self._count(problem)
             if is_about_data(problem):
                 raise Refused(f"the database refuses it ({getattr(problem, 'sqlstate', '')})") from problem
