@@ -15,11 +15,12 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,7 @@ ROW = LedgerRow(
     (Attempt("deepseek", "deepseek-v4-pro", "ok", "known", 4_000),), 5_000, 9_000,
 )  # fmt: skip
 LEASE = 300.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def store_of(address: str) -> PostgresStore | SqliteStore:
     return PostgresStore(address) if address.startswith("postgresql://") else SqliteStore(Path(address))
 
 
-async def work(address: str, case: Case, seconds: float) -> dict[str, Any]:
-    """What one process of a case did."""
+async def work(address: str, case: Case, seconds: float, begin: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """What one process of a case did; `begin` waits until the others have opened their stores too."""
     store = store_of(address)
     await store.start()
+    begin()
     latencies: list[float] = []
     owner, until = f"{os.getpid()}-{time.monotonic_ns()}", time.perf_counter() + seconds
 
@@ -104,7 +107,7 @@ async def measure(address: str, case: Case, seconds: float) -> list[str]:
     if case.processes == 1:
         parts = [await work(address, case, seconds)]
     else:
-        parts = await asyncio.gather(*(process(address, case, seconds) for _ in range(case.processes)))
+        parts = await asyncio.to_thread(together, address, case, seconds)
     latencies = sorted(latency for part in parts for latency in part["latencies"])
     requests, commits = len(latencies), sum(part["commits"] for part in parts)
     return [
@@ -115,18 +118,29 @@ async def measure(address: str, case: Case, seconds: float) -> list[str]:
     ]
 
 
-async def process(address: str, case: Case, seconds: float) -> dict[str, Any]:
-    words = [
-        sys.executable,
-        "-m",
-        "benchmarks.ledger",
-        "--worker",
-        json.dumps([address, case.callers, case.settle, case.processes, seconds]),
-    ]
-    child = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
-    said, _ = await child.communicate()
-    found: dict[str, Any] = json.loads(said)
-    return found
+def together(address: str, case: Case, seconds: float) -> list[dict[str, Any]]:
+    """What the processes of a case did, all in the same seconds: none begins before every one is ready."""
+    told = json.dumps([address, case.callers, case.settle, case.processes, seconds])
+    words = [sys.executable, "-m", "benchmarks.ledger", "--worker", told]
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for _ in range(case.processes)
+        ]
+        for child in children:
+            stack.callback(child.kill)
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.readline()
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write(b"begin\n")
+            child.stdin.flush()
+        return [json.loads(child.communicate(timeout=seconds + PATIENCE)[0]) for child in children]
+
+
+def wait_for_the_others() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 @contextmanager
@@ -172,7 +186,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         address, callers, settle, processes, seconds = json.loads(options.worker)
-        print(json.dumps(uvloop.run(work(address, Case(callers, settle, processes), seconds))))
+        did = uvloop.run(work(address, Case(callers, settle, processes), seconds, wait_for_the_others))
+        # Not `print`: without buffers (PYTHONUNBUFFERED) it loses what a pipe does not take at once.
+        with open(1, "wb", closefd=False) as out:
+            out.write(json.dumps(did).encode())
         return
     for line in table(options.stores, options.seconds):
         print(line, flush=True)

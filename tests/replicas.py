@@ -1,4 +1,4 @@
-"""Several live gateways on one SQLite file, as replicas on one machine, with teams of the test's own."""
+"""Several live gateways on one ledger, as replicas are, with teams of the test's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.clock import parse_instant
-from gateway.ledger.verify import verify
 from gateway.policies import default_folder
 from tests.harness import ADMIN, EmulatedHost, LiveGateway, environment, get_json, post
 from tests.load import Ask, Got, play
@@ -63,7 +62,9 @@ class Budget(NamedTuple):
 
 
 class Stage:
-    """Replicas before the same hosts; `with` starts and ends them, and ends by asking the ledger for its invariants."""
+    """Replicas before the same hosts; `with` ends them, after asking the ledger for its invariants. Without the URL of a PostgreSQL
+    database they share one SQLite file.
+    """
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class Stage:
         clock: str = QUIET,
         rates: str = "",
         edits: Iterable[tuple[str, str, str]] = (),
+        database: str | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.data = folder, folder / "data"
@@ -95,6 +97,7 @@ class Stage:
             "FAREGATE_DATA": str(self.data),
             "FAREGATE_POLICIES": str(self.policies),
             "FAREGATE_KEYS": ",".join(f"{team['team']}:{key_of(team['team'])}" for team in teams),
+            **({"FAREGATE_LEDGER": database, "FAREGATE_KEY_PEPPER": "pepper-of-the-tests"} if database else {}),
             **(settings or {}),
         }
         with ExitStack() as stack:
@@ -117,7 +120,8 @@ class Stage:
         with self._stack:
             if error[0] is None:
                 self.quiet()
-                assert verify(self.ledger) == []
+                sound = self.command("verify")
+                assert sound.returncode == 0, sound.stdout + sound.stderr
 
     @property
     def ledger(self) -> Path:

@@ -291,7 +291,7 @@ def test_a_host_that_cannot_stream_serves_whole_answers_only() -> None:
         key: tuple(replace(one, host=one.host.model_copy(update={"streams": False})) for one in found)
         for key, found in policies().served.items()
     }
-    deaf = replace(terms, policies=replace(policies(), served=served))
+    deaf = terms._replace(policies=replace(policies(), served=served))
     assert plan(ask({"model": "m"}), route, deaf).chosen.deployment.name == "deepseek/deepseek-flash"
     with pytest.raises(NoDeployment, match="cannot stream"):
         plan(ask({"model": "m", "stream": True}), route, deaf)
@@ -306,7 +306,7 @@ def test_what_a_budget_affords_is_sent_as_the_limit_and_named_as_an_edit() -> No
     assert less.sanitised.body["max_tokens"] == 100
     assert "max_tokens=4000->100" in map(str, less.sanitised.edits)
     assert (less.worst, less.card) == (found.chosen.worst, found.chosen.card)
-    stepped = replace(terms, step=Step(at=80, max_output=50))
+    stepped = terms._replace(step=Step(at=80, max_output=50))
     assert capped(found, request, stepped, 100).chosen.sanitised.body["max_tokens"] == 50
 
 
@@ -331,4 +331,4 @@ def test_where_no_deployment_can_be_counted_the_refusal_says_what_to_do() -> Non
     with pytest.raises(PriceUnknown) as caught:
         plan(ask({"model": REASONER}), route, terms)
     assert "Budget month of team search is in CNY, this request would be charged in USD" in caught.value.message
-    assert plan(ask({"model": REASONER}), route, replace(terms, policies=with_rate("7.1")))
+    assert plan(ask({"model": REASONER}), route, terms._replace(policies=with_rate("7.1")))
