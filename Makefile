@@ -14,7 +14,8 @@ help:
 	@echo "make demo          a local engine, emulated hosts and the gateway; a priced conversation (ARGS=--once ends after it)"
 	@echo "make test          the test suite (ARGS='-k prices' for a part)"
 	@echo "make check         ruff, mypy and faregate check"
-	@echo "make bench         CPU, latency and memory beside nginx, and beside LiteLLM and Portkey after make bench-peers"
+	@echo "make bench         CPU, latency and memory beside nginx, and beside LiteLLM and Portkey after make bench-peers; what holds"
+	@echo "                   cost on SQLite, PostgreSQL and with Redis (ARGS='--parts holds --seconds 1' for a part, or a quick look)"
 	@echo "make bench-write   the same, and docs/performance.md written anew"
 	@echo "make prove-bound   one budget under many streams on three gateways: never beyond the bound (needs redis-server, postgres)"
 	@echo "make prove-kill    a minute of kill -9 and restarts against the host's bill (needs redis-server, postgres)"
@@ -35,10 +36,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/faregate check
 
-bench: $(VENV)/.base
+# What is not installed (nginx, PostgreSQL, Redis, and the two of bench-peers) is left out, and said so.
+bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-bench-write: $(VENV)/.base
+bench-write: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.bench --write $(ARGS)
 
 # Each prints one JSON line last; what it shows stands in docs/proofs.md.

@@ -1,27 +1,30 @@
-"""`make bench`: direct, nginx, Faregate and, when installed, LiteLLM proxy and Portkey, each in its turn before the same canned host.
+"""`make bench`: Faregate beside nginx, LiteLLM proxy and Portkey; what its holds cost beside a bare relay; its ledgers and its limits.
 
-Each server runs alone on one core; the load generator and the host share the other. Prints a table and one JSON line;
-`--write` puts the table into docs/performance.md.
+Servers are measured before the same canned host: each is pinned to one core, the load generator and the host share the other.
+What is not installed is left out, and said so. Prints tables and one JSON line; `--write` puts them into docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import uvloop
 
-from benchmarks.load import Result, Spec
+from benchmarks import holds, ledger
+from benchmarks.asking import body, load, long_history, order
+from benchmarks.behind import without_postgres, without_redis
 from benchmarks.procs import resident_mb
-from benchmarks.report import page, ratios, table
-from benchmarks.servers import CHAT, ROOT, SERVERS, Running, cores, running, stub
+from benchmarks.report import Found, page, plain
+from benchmarks.servers import ROOT, SERVERS, Running, running, stub
 
 BURST = 2000
 PACE_MS = 20
@@ -30,7 +33,7 @@ PACED_STREAMS = 32
 WARM = 2.0  # windows of warm-up before the first figure: one server's just-in-time compiler needs thousands of requests
 HOLDS = (50, 100, 200, 400, 800)
 HOLD_GAP_MS = 2.0 * PACE_MS
-LONG_MESSAGES, LONG_BYTES = 64, 4096
+TRIES = 2  # of each case of a ledger, of which the better counts
 
 
 @dataclass(frozen=True)
@@ -52,37 +55,7 @@ class Row:
     ready_s: float
 
 
-def body(text: str = "", stream: bool = False, history: Sequence[dict[str, str]] = ()) -> str:
-    system = {"role": "system", "content": "You are a clerk at a fare gate."}
-    question = {"role": "user", "content": f"What is the fare? {text}"}
-    shown: dict[str, Any] = {"model": "deepseek-flash", "messages": [system, *history, question], "max_tokens": 4000}
-    if stream:
-        shown |= {"stream": True, "stream_options": {"include_usage": True}}
-    return json.dumps(shown)
-
-
-def long_history() -> list[dict[str, str]]:
-    """A conversation of 64 messages of 4 KB of prose and line breaks: 256 KB."""
-    line = "The clerk counts the coins, closes the gate and writes one line into the book.\n"
-    text = (line * (LONG_BYTES // len(line) + 1))[:LONG_BYTES]
-    return [{"role": ("user", "assistant")[n % 2], "content": text} for n in range(LONG_MESSAGES)]
-
-
-def order(chunks: int, pace: int) -> str:
-    return body(f"bench:chunks={chunks},pace={pace}", stream=True)
-
-
-def load(target: Running, text: str, **more: Any) -> Result:
-    """One run of the generator, in a process of its own on the generator's core."""
-    spec = Spec(port=target.port, path=CHAT, headers=target.headers, body=text, pid=target.pid, **more)
-    argv = ["taskset", "-c", str(cores()[1]), sys.executable, "-m", "benchmarks.load"]
-    run = subprocess.run(argv, input=msgspec.json.encode(spec), stdout=subprocess.PIPE, cwd=ROOT, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{target.name}: the load run failed; its error stands above")
-    return msgspec.json.decode(run.stdout, type=Result)
-
-
-def holds(target: Running) -> int:
+def streams_held(target: Running) -> int:
     """The most paced streams, of the steps tried, whose chunks arrive within 40 ms of each other 99 times of 100."""
     held = 0
     for streams in HOLDS:
@@ -113,7 +86,7 @@ def measure(target: Running, seconds: float) -> Row:
         large_us=large.cpu / large.requests * 1e6 - small_us,
         burst_us=burst.cpu / (burst.requests * BURST) * 1e6,
         paced_us=paced.cpu / (paced.requests * PACED_CHUNKS) * 1e6,
-        held=holds(target),
+        held=streams_held(target),
         idle_mb=target.idle_mb,
         loaded_mb=resident_mb(target.pid) if target.pid else 0.0,
         ready_s=target.ready_seconds,
@@ -138,18 +111,76 @@ def compare(only: Sequence[str], seconds: float) -> tuple[list[Row], list[str]]:
     return rows, missing
 
 
+def servers(seconds: float, only: Sequence[str], found: Found) -> None:
+    rows, missing = compare(only, seconds)
+    found.servers = [asdict(row) for row in rows]
+    found.missing += missing
+
+
+def costs(seconds: float, _only: Sequence[str], found: Found) -> None:
+    rows, missing = holds.compare(seconds / 2)
+    found.holds = [asdict(row) for row in rows]
+    found.missing += missing
+
+
+def ledgers(seconds: float, _only: Sequence[str], found: Found) -> None:
+    """Holds on one hot budget, without any gateway around the ledger."""
+    stores = ["sqlite"]
+    if why := without_postgres():
+        found.missing.append(f"the ledger in PostgreSQL: not measured, {why}")
+    else:
+        stores.append("postgresql")
+    found.ledgers = [max((held(store, case, seconds) for _ in range(TRIES)), key=a_second) for store in stores for case in ledger.CASES]
+
+
+def held(store: str, case: ledger.Case, seconds: float) -> dict[str, Any]:
+    """One case of a ledger that is new and empty."""
+    with ledger.place(store) as address:
+        rate, latency, cpu, group = uvloop.run(ledger.measure(address, case, seconds))
+    figures = {"a_second": int(rate.replace(",", "")), "latency": latency, "cpu_us": cpu, "group": group}
+    return {"store": store, "what": case.name, "processes": case.processes, "callers": case.callers, **figures}
+
+
+def a_second(figures: dict[str, Any]) -> int:
+    return int(figures["a_second"])
+
+
+def limits(seconds: float, _only: Sequence[str], found: Found) -> None:
+    """What counting against limits costs, in memory and in Redis, without any gateway around it."""
+    if why := without_redis():
+        found.missing.append(f"limits: not measured, {why}")
+        return
+    argv = [sys.executable, "-m", "benchmarks.limits", "--requests", str(int(1000 * seconds)), "--rounds", "3", "--concurrency", "1", "50"]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=600).stdout
+    found.limits = [json.loads(line) for line in said.splitlines()]
+
+
+PARTS: dict[str, Callable[[float, Sequence[str], Found], None]] = {"servers": servers, "holds": costs, "ledgers": ledgers, "limits": limits}
+
+
+def measured(parts: Sequence[str], seconds: float, only: Sequence[str]) -> Found:
+    found = Found(load=[round(os.getloadavg()[1], 1)])
+    for name in parts:
+        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        PARTS[name](seconds, only, found)
+    found.load.append(round(os.getloadavg()[1], 1))
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--only", default="", help="names with commas between them: nginx,faregate,litellm,portkey")
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="of the servers, names with commas between them: nginx,faregate,litellm,portkey")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure; everything without it")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measured window")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     options = parser.parse_args(argv)
-    rows, missing = compare([name for name in options.only.lower().split(",") if name], options.seconds)
-    figures = [asdict(row) for row in rows]
-    print(table(figures), *missing, *ratios(figures), sep="\n")
+    if options.write and (options.parts != list(PARTS) or options.only):
+        parser.error("--write needs all parts and all servers: the page is of one run")
+    found = measured(options.parts, options.seconds, [name for name in options.only.lower().split(",") if name])
+    print(plain(found))
     if options.write:
-        (ROOT / "docs" / "performance.md").write_text(page(figures, missing))
-    print(json.dumps({"rows": figures, "not_measured": missing}))
+        (ROOT / "docs" / "performance.md").write_text(page(found, options.seconds))
+    print(json.dumps(asdict(found)))
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ from gateway.errors import BudgetExceeded, FaregateError, InternalError, ModelNo
 from gateway.experience import Experience
 from gateway.ledger.port import Ledger
 from gateway.limits import given
-from gateway.outcome import Billed, Hold, LedgerRow, Outcome, Status
+from gateway.outcome import Billed, Grant, Hold, LedgerRow, Outcome, Status
 from gateway.policies import Policies
 from gateway.receipts import Charge, Journey, Verdict
 from gateway.replies import Reply, Responder, reply_for
@@ -203,28 +203,38 @@ class _Course:
             await ports.ledger.hold(journey.hold())
             return journey, None
         claimed = claims(self._team, caller, journey.candidate.card.currency, self._started, self._policies.rates)
-        hold = journey.hold(claimed, ports.experience.usual_output(caller.key, journey.deployment.name) if claimed else None)
-        refusal = ports.denials.check(hold)
-        if refusal is not None:
-            raise refusal
-        try:
-            grant = await ports.ledger.hold(hold)
-        except BudgetExceeded as error:
-            ports.denials.note(hold, error)
-            raise
         if not claimed:
+            await ports.ledger.hold(journey.hold())
             return journey, None
+        hold, grant = await self._granted(journey.holds(claimed, ports.experience.usual_output(caller.key, journey.deployment.name)))
         ports.view.learn(grant.budgets)
         stretch = Stretch(ports.ledger, hold, grant, journey.candidate.dearest, ports.view.learn)
-        return (journey if stretch.whole else self._fitted(journey, stretch)), stretch
+        return (journey, stretch) if stretch.whole else self._fitted(journey, stretch)
 
-    def _fitted(self, journey: Journey, stretch: Stretch) -> Journey:
-        """The answer as a stream, so that it can be ended on its way; where the host has none, as short as the hold affords."""
-        if journey.deployment.host.streams:
-            return journey.streaming()
+    async def _granted(self, holds: Iterator[Hold]) -> tuple[Hold, Grant]:
+        """The first hold that its budgets grant, at least in part; raises the last refusal."""
+        ports = self._ports
+        refusal: BudgetExceeded | None = None
+        for hold in holds:
+            refusal = ports.denials.check(hold)
+            if refusal is None:
+                try:
+                    return hold, await ports.ledger.hold(hold)
+                except BudgetExceeded as error:
+                    ports.denials.note(hold, error)
+                    refusal = error
+        assert refusal is not None, "there is a hold to try"
+        raise refusal
+
+    def _fitted(self, journey: Journey, stretch: Stretch) -> tuple[Journey, Stretch]:
+        """The answer as a stream, so that it can be ended on its way; where that is no use, as short as the hold affords."""
+        if journey.ends_early:
+            return journey.streaming(), stretch
         # It was sanitised before, under a higher limit: nothing is refused now that was not refused then.
         tokens = max(1, stretch.affords(journey.prompt_bound) // self._request.answers)
-        return Journey(self._request, self._caller, capped(journey.plan, self._request, self._terms, tokens), self._policies, self._started)
+        stretch.fix()
+        plan = capped(journey.plan, self._request, self._terms, tokens)
+        return Journey(self._request, self._caller, plan, self._policies, self._started), stretch
 
     async def _ride(self, journey: Journey, reply: Reply, watch: Watch) -> None:
         """Dispatch, relay, settle, end: settled whatever happens in between."""

@@ -6,6 +6,7 @@ charge splits into classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Final
@@ -27,6 +28,8 @@ LARGEST = 8
 # Output tokens of an answer below which it is of no use, and prompt tokens that an estimate of a short prompt can miss: a host's
 # own instructions, a template.
 USEFUL = 16
+# A long answer, in usual ones: what an answer that cannot be ended on its way gets where its worst case is too much.
+LONG = 4
 ROOM = 96
 
 
@@ -71,19 +74,34 @@ class Journey:
         return min(estimate + estimate // 4 + ROOM, self.request.size, self.deployment.context)
 
     @property
-    def can_stretch(self) -> bool:
-        """Whether less than the worst case may be held: because the answer can be ended on its way, or kept short by what is sent."""
-        deployment = self.deployment
-        return deployment.host.streams or deployment.counts == "total" or not self.candidate.sanitised.thinking
+    def ends_early(self) -> bool:
+        """Whether the answer can be ended on its way, and costs no more then: only such a hold can be stretched."""
+        host = self.deployment.host
+        return host.streams and host.cancel_stops_billing is not False
 
-    def hold(self, claims: tuple[Claim, ...] = (), usual: int | None = None) -> Hold:
-        """The reservation: without claims for the most that this request can cost, else for its prompt and as much output as is
-        usual, which may be stretched later."""
+    @property
+    def _can_be_short(self) -> bool:
+        """Whether what is sent can keep the answer, thinking included, below any number of tokens."""
+        return self.deployment.counts == "total" or not self.candidate.sanitised.thinking
+
+    def holds(self, claims: tuple[Claim, ...], usual: int | None) -> Iterator[Hold]:
+        """The reservations to try under budgets, the best one first; `usual` is how long answers here are, where that is known.
+
+        An answer that can be ended on its way: its prompt and the usual output, stretched later. Any other: the most that it can
+        cost, else as much as budgets have for a shorter one, whose length is then sent.
+        """
+        usual = usual or self.deployment.contract.baseline_output or TYPICAL_OUTPUT
+        useful = self._cost_of(USEFUL)
+        if self.ends_early:
+            yield self.hold(claims, useful, max(useful, self._cost_of(usual)))
+            return
+        yield self.hold(claims)
+        if self._can_be_short:
+            yield from (self.hold(claims, nano, nano) for nano in map(self._cost_of, (LONG * usual, usual, USEFUL)))
+
+    def hold(self, claims: tuple[Claim, ...] = (), least: int | None = None, nano: int | None = None) -> Hold:
+        """A reservation of `nano` and at least `least`; of the most that this request can cost where nothing else is said."""
         chosen, deployment = self.candidate, self.deployment
-        nano = least = chosen.worst
-        if claims and self.can_stretch:
-            least = self._cost_of(USEFUL)
-            nano = max(least, self._cost_of(usual or deployment.contract.baseline_output or TYPICAL_OUTPUT))
         return Hold(
             id=self.request.id,
             team=self.caller.team,
@@ -92,13 +110,13 @@ class Journey:
             host=deployment.host.host,
             model=deployment.model.model,
             currency=chosen.card.currency,
-            nano=nano,
+            nano=chosen.worst if nano is None else nano,
             expected=chosen.expected,
             worst=chosen.worst,
             card=chosen.card.name,
             policies=self.policies.digest,
             started=self.started,
-            least=least,
+            least=chosen.worst if least is None else least,
             claims=claims,
             idempotency=self.request.idempotency,
         )

@@ -88,6 +88,10 @@ class Stretch:
         """Whether the worst case is held, so that nothing need be asked for any more."""
         return self._hold.nano >= self._hold.worst
 
+    def fix(self) -> None:
+        """What is held is all that the answer can cost: what is sent to the host sees to that."""
+        self._hold = replace(self._hold, worst=self._hold.nano)
+
     def affords(self, prompt: int) -> int:
         """Output tokens that the hold pays for beside a prompt of so many tokens, none of them cached."""
         self._prompt_cost = prompt * self._rates.cache_miss

@@ -172,4 +172,3 @@ def test_streams_that_the_drain_cuts_are_settled_before_the_ledger_closes(tmp_pa
         settled = ledger.execute("SELECT nano FROM request").fetchall()
     assert len(settled) == 4
     assert all(nano > 0 for (nano,) in settled)
-

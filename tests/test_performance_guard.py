@@ -1,7 +1,7 @@
 """A request's CPU time stays within a multiple of nginx's, measured in the same run: what makes the way dearer fails here.
 
-Both run on one core before the same canned host, in turn, several times; the least disturbed round of each counts. The true
-figures, with the required ratios, come from `make bench`.
+So does what budgets add to it, and the number of disk flushes. All run on one core before the same canned host, in turn, several
+times; the least disturbed round of each counts. The true figures, with the required ratios, come from `make bench`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import body, load, order
+from benchmarks import holds
+from benchmarks.asking import body, load, order
 from benchmarks.procs import resident_mb
 from benchmarks.servers import SERVERS, Running, Server, running, stub
 
@@ -22,6 +23,10 @@ pytestmark = pytest.mark.perf
 # Somewhat less than twice what was measured when the line was last moved: room for a busy machine, none for a forgotten loop.
 REQUEST_RATIO = 30.0
 CHUNK_RATIO = 20.0
+# Holds in two budgets, of a request without any.
+BUDGETS_RATIO = 2.2
+# At one connection each request waits for its own flush; at sixteen they share.
+FLUSHES = {1: 1.0, 16: 0.5}
 READY_SECONDS = 2.5 * 2
 IDLE_MB = 110.0
 ROUNDS = 3
@@ -78,3 +83,38 @@ def test_streams_leave_no_memory_behind(both: dict[str, Running]) -> None:
     before = resident_mb(target.pid)
     load(target, order(CHUNKS, 0), connections=4, rounds=6, chunks=CHUNKS)
     assert resident_mb(target.pid) - before < 16
+
+
+def way(name: str) -> holds.Way:
+    return next(one for one in holds.WAYS if one.name == name)
+
+
+def test_holds_in_budgets_cost_a_bounded_multiple_of_a_request_without(tmp_path: Path) -> None:
+    names = ("bare relay", "Faregate", "Faregate, budgets")
+    with ExitStack() as stack:
+        upstream = stack.enter_context(stub())
+        targets = {name: stack.enter_context(holds.target(way(name), upstream, tmp_path / name)).gateway for name in names}
+        cost = least(targets, holds.small(), seconds=0.7, connections=8)
+    assert cost["Faregate, budgets"] / cost["Faregate"] <= BUDGETS_RATIO, cost
+    # The floor of the table is one: nothing that it leaves out is free.
+    assert cost["bare relay"] < cost["Faregate"] < cost["Faregate, budgets"], cost
+
+
+@pytest.mark.parametrize("name", ["Faregate", "Faregate, budgets", "Faregate, stretched"])
+def test_a_request_waits_for_one_flush_of_the_disk_and_many_share_it(name: str, tmp_path: Path) -> None:
+    with stub() as upstream:
+        found = holds.flushes_of_sqlite(way(name), upstream, tmp_path / "gateway", seconds=0.3)
+    assert all(found[connections] <= most for connections, most in FLUSHES.items()), found
+    assert found[1] > 0.9, "an answer must not end before its charge is on the disk"
+
+
+def test_a_stretched_answer_is_stretched(tmp_path: Path) -> None:
+    """What the table calls stretched asks for more money while it runs, and what it calls ample does not."""
+    extends = {}
+    with stub() as upstream:
+        for name in ("Faregate, budgets", "Faregate, stretched"):
+            with holds.target(way(name), upstream, tmp_path / name) as one:
+                rounds = holds.Rounds()
+                holds.one_round(one, 0.5, rounds)
+                extends[name] = rounds.extends
+    assert extends["Faregate, budgets"] == 0 < extends["Faregate, stretched"]

@@ -65,11 +65,10 @@ async def session(url: str) -> AsyncIterator[Any]:
 
 
 async def until(true: Callable[[], Awaitable[Any]]) -> None:
-    for _ in range(4000):
-        if await true():
-            return
+    end = time.monotonic() + 20
+    while not await true():
+        assert time.monotonic() < end, "it did not come true within 20 s"
         await asyncio.sleep(0.005)
-    raise AssertionError("it did not come true within 20 s")
 
 
 async def enough(found: list[str]) -> bool:

@@ -82,7 +82,7 @@ def test_killed_gateways_lose_nothing_and_charge_nothing_twice() -> None:
 
 
 def test_many_streams_stay_within_their_budget_and_use_it_up() -> None:
-    scenario = replace(bound.SCENARIOS[0].scaled(10), mean=3_000, chunk=1)
+    scenario = replace(bound.SCENARIOS[0].scaled(10), mean=2_000, chunk=1)
 
     verdict = bound.prove(scenario, "sqlite", warm_seconds=1)
 

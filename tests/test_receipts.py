@@ -134,7 +134,7 @@ DAY = Claim("search", "day", "", "2026-11-20", "USD", 10**9, None)
 def test_with_budgets_the_first_hold_is_the_prompt_and_a_usual_answer() -> None:
     trip = journey(FLASH, CALM, max_tokens=4000)
     rates = trip.candidate.dearest
-    hold = trip.hold((DAY,), usual=500)
+    (hold,) = trip.holds((DAY,), 500)
     # DeepSeek's dearest band of the next ten minutes, and a prompt that is certainly not longer.
     assert rates.output == 2 * charged(trip).band.rates.output
     assert hold.least == cost(rates, 0, trip.prompt_bound, USEFUL)
@@ -145,24 +145,36 @@ def test_with_budgets_the_first_hold_is_the_prompt_and_a_usual_answer() -> None:
 
 
 def test_a_first_hold_is_never_more_than_the_worst_case_nor_less_than_is_of_use() -> None:
-    short = journey(FLASH, max_tokens=5).hold((DAY,), usual=10_000)
+    (short,) = journey(FLASH, max_tokens=5).holds((DAY,), 10_000)
     assert short.least == short.nano <= short.worst
-    rare = journey(FLASH, max_tokens=4000).hold((DAY,), usual=1)
+    (rare,) = journey(FLASH, max_tokens=4000).holds((DAY,), 1)
     assert rare.least == rare.nano
-    unknown, several = journey(FLASH, max_tokens=4000).hold((DAY,)), journey("local/gemma3-270m", max_tokens=4000, n=3)
+    (unknown,), several = journey(FLASH, max_tokens=4000).holds((DAY,), None), journey("local/gemma3-270m", max_tokens=4000, n=3)
     assert unknown.least < unknown.nano < unknown.worst
     one, three = (cost(several.candidate.dearest, 0, several.prompt_bound, tokens) for tokens in (100, 300))
-    assert several.hold((DAY,), usual=100).nano == three > one
+    (hold,) = several.holds((DAY,), 100)
+    assert hold.nano == three > one
+
+
+@pytest.mark.parametrize("reason", [{"streams": False}, {"cancel_stops_billing": False}])
+def test_an_answer_that_is_no_use_ending_holds_all_that_it_can_cost_or_is_kept_short(reason: dict[str, bool]) -> None:
+    trip = at_host(journey(FLASH, max_tokens=8000), "total", reason)
+    holds = list(trip.holds((DAY,), 500))
+    assert all(hold.nano == hold.least for hold in holds)
+    lengths = [cost(trip.candidate.dearest, 0, trip.prompt_bound, tokens) for tokens in (4 * 500, 500, USEFUL)]
+    assert [hold.nano for hold in holds] == [trip.candidate.worst, *lengths]
 
 
 def test_an_answer_that_can_neither_be_ended_nor_kept_short_needs_its_worst_case() -> None:
-    trip = journey(OPENROUTER, max_tokens=4000)
-    deaf = replace(trip.deployment, host=trip.deployment.host.model_copy(update={"streams": False}))
-    for counts, least in (("total", False), ("answer", True)):
-        model = deaf.model.model_copy(update={"counts": counts})
-        chosen = trip.candidate._replace(deployment=replace(deaf, model=model))
-        found = Journey(trip.request, trip.caller, trip.plan._replace(chosen=chosen), trip.policies, trip.started)
-        assert (found.hold((DAY,)).least == found.candidate.worst) == least
+    trip = at_host(journey(FLASH, max_tokens=4000), "answer", {"streams": False})
+    assert [hold.least for hold in trip.holds((DAY,), 500)] == [trip.candidate.worst]
+
+
+def at_host(trip: Journey, counts: str, change: dict[str, bool]) -> Journey:
+    deployment = trip.deployment
+    host, model = deployment.host.model_copy(update=change), deployment.model.model_copy(update={"counts": counts})
+    chosen = trip.candidate._replace(deployment=replace(deployment, host=host, model=model))
+    return Journey(trip.request, trip.caller, trip.plan._replace(chosen=chosen), trip.policies, trip.started)
 
 
 def test_a_stretched_answer_is_asked_for_as_a_stream() -> None:
