@@ -174,7 +174,7 @@ def _of_ledgers(rows: Sequence[Figures]) -> list[str]:
     if one := holds.get(1):
         judged.append(f"{_met(one >= 5000)}: holds a second on one hot budget in PostgreSQL, from one process: {one:,}, at least 5,000")
     if three := holds.get(3):
-        judged.append(f"no bound is stated: the same from three processes together: {three:,}")
+        judged.append(f"for comparison, from three processes that share it: {three:,} together")
     return judged
 
 
@@ -252,8 +252,8 @@ count together.
 
 ## Conditions
 
-- Machine: {machine}. Its cores are shared with other work: figures move by a tenth or two from run to run, and latencies
-  by more. The load average of five minutes was {load} before and after the run.
+- Machine: {machine}. Its cores are shared with other work: figures move by a tenth or two
+  from run to run, and latencies by more. The load average of five minutes was {load} before and after the run.
 - Every server runs as one process or worker, pinned to one core; of the first table alone. The load generator and the model host,
   which answers canned bytes in DeepSeek's shape, share the other core.
 - CPU is user and system time of the server's process, its threads and its children, read from `/proc/PID/stat` at both ends of

@@ -166,7 +166,7 @@ class Gateway:
     def _serves(self, name: str, caller: Caller) -> bool:
         policies, now = self.policies.current, self.clock.now()
         team = policies.teams.get(caller.team)
-        if team is not None and not team.may_ask(name):
+        if policies.excludes(caller.team) or (team is not None and not team.may_ask(name)):
             return False
         hosts = {host for host in self.accounts(policies).currencies if team is None or team.may_use(host)}
         targets = policies.routes[name].deployments

@@ -18,6 +18,7 @@ from gateway.hosts import Deployment
 from gateway.reasoning import ThinkSplitter
 
 Text = str | None | UnsetType
+_NONE = Raw()
 
 
 class Delta(Struct, gc=False):
@@ -28,6 +29,7 @@ class Delta(Struct, gc=False):
     reasoning: Text = UNSET
     reasoning_details: Raw = Raw()
     tool_calls: Raw = Raw()
+    function_call: Raw = Raw()
 
 
 class Choice(Struct, gc=False):
@@ -61,6 +63,7 @@ class _Detail(Struct, gc=False):
 
 _chunks = msgspec.json.Decoder(Chunk)
 _calls = msgspec.json.Decoder(list[_ToolCall] | None)
+_function = msgspec.json.Decoder(_Function | None)
 _details = msgspec.json.Decoder(list[_Detail] | None)
 _reader = msgspec.json.Decoder(float_hook=Decimal)
 _writer = msgspec.json.Encoder(decimal_format="number")
@@ -96,15 +99,16 @@ def write_json(value: Any) -> bytes:
     return _writer.encode(value)
 
 
-def tool_text(raw: Raw) -> str:
-    """What a model wrote of tool calls: names and arguments."""
-    if not raw:
+def tool_text(tools: Raw, function: Raw = _NONE) -> str:
+    """What a model wrote of calls: names and arguments, of tools and in the form that came before them."""
+    if not (tools or function):
         return ""
     try:
-        calls = _calls.decode(raw) or []
+        calls = [call.function for call in _calls.decode(tools) or []] if tools else []
+        calls += [_function.decode(function)] if function else []
     except msgspec.DecodeError:
         return ""
-    return "".join((call.function.name or "") + (call.function.arguments or "") for call in calls if call.function)
+    return "".join((call.name or "") + (call.arguments or "") for call in calls if call)
 
 
 def detail_text(raw: Raw) -> str:

@@ -21,7 +21,16 @@ from gateway import receipts
 from gateway.budget_view import BudgetView
 from gateway.budgets import claims
 from gateway.clock import Clock
-from gateway.errors import BudgetExceeded, FaregateError, InternalError, ModelNotFound, PriceUnknown, UpstreamError, UpstreamTimeout
+from gateway.errors import (
+    BudgetExceeded,
+    FaregateError,
+    InternalError,
+    ModelNotFound,
+    NotAllowed,
+    PriceUnknown,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.experience import Experience
 from gateway.ledger.port import Ledger
 from gateway.limits import given
@@ -186,6 +195,8 @@ class _Course:
 
     def _plan(self) -> Journey:
         ports = self._ports
+        if self._policies.excludes(self._caller.team):
+            raise NotAllowed(f"Team {self._caller.team} has no file in policies/teams/, where other teams have one. Remedy: write it.")
         route = self._policies.route(self._request.model)
         if route is None:
             raise ModelNotFound(

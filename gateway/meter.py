@@ -298,5 +298,5 @@ def _add(tally: Tally, text: Any) -> None:
 
 
 def _call_text(message: dict[str, Any]) -> str:
-    calls = [call.get("function") for call in objects(message.get("tool_calls"))]
+    calls = [*(call.get("function") for call in objects(message.get("tool_calls"))), message.get("function_call")]
     return "".join(str(call.get("name") or "") + str(call.get("arguments") or "") for call in calls if isinstance(call, dict))

@@ -67,6 +67,10 @@ class Policies:
                 return one
         return None
 
+    def excludes(self, team: str) -> bool:
+        """Whether a team may use nothing: others have a file in teams/ and it has none, or has none any more."""
+        return bool(self.teams) and team not in self.teams
+
     def route(self, name: str) -> Route | None:
         """A name of routes.yaml, or HOST/MODEL: a route of that one deployment, under the deployment's own contract."""
         return self.routes.get(name) or self.direct.get(name)

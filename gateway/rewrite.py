@@ -12,6 +12,7 @@ from gateway.sse import data_of, event_of
 
 _NULLS = (b'"content":null', b'"content": null')
 _DELTAS = (b'"delta":{', b'"delta": {')
+_CALLS = ("tool_calls", "function_call")
 
 
 @dataclass(slots=True)
@@ -92,12 +93,12 @@ def rewrite(body: dict[str, Any], parts: list[Part]) -> list[bytes]:
 
 def _thought(choice: dict[str, Any], part: Part) -> dict[str, Any]:
     kept = {key: value for key, value in choice.items() if key not in ("logprobs", "native_finish_reason")}
-    delta = {key: value for key, value in (choice.get("delta") or {}).items() if key not in ("tool_calls", "reasoning")}
+    delta = {key: value for key, value in (choice.get("delta") or {}).items() if key not in (*_CALLS, "reasoning")}
     return {**kept, "delta": {**delta, "content": None, "reasoning_content": part.reasoning}, "finish_reason": None}
 
 
 def _choice(choice: dict[str, Any], part: Part) -> dict[str, Any]:
-    delta = {key: value for key, value in (choice.get("delta") or {}).items() if key != "reasoning" and (part.tools or key != "tool_calls")}
+    delta = {key: value for key, value in (choice.get("delta") or {}).items() if key != "reasoning" and (part.tools or key not in _CALLS)}
     delta["content"] = part.content or (None if part.reasoning else "")
     own = delta.get("reasoning_content")
     delta["reasoning_content"] = part.reasoning or (own if own == "" else None)

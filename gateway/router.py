@@ -57,7 +57,7 @@ class Candidate(NamedTuple):
 class Terms(NamedTuple):
     """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds.
 
-    `team` is whose rules hold (None: a team without a file, which may use everything), `step` what its budgets ask by now,
+    `team` is whose rules hold (None: no team has a file, everything may be used), `step` what its budgets ask by now,
     `caller` whose budgets must be able to count the charge (None: nobody's).
     """
 

@@ -53,6 +53,7 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     seen = survey(messages)
     tools = seen.tools or bool(body.get("tools"))
     beta = _beta(request, (seen.prefix or seen.parts) and check(messages, target), target)
+    revealed = thinking.reveal(body)
     wish = thinking.read(body)
     switch = _switch(thinking.settle(wish, client, target), messages, tools, target)
     body["model"] = target.upstream_model
@@ -67,7 +68,7 @@ def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: 
     limits.write(body, limit, target)
     if request.stream or limit.stop is not None:
         _ask_for_stream(body, target)
-    edits = (*_substitution(route, client, target), *message_edits, *switch_edits, *field_edits, *limit.edits)
+    edits = (*_substitution(route, client, target), *message_edits, *revealed, *switch_edits, *field_edits, *limit.edits)
     return Sanitised(body, edits, limit.stop, switch.on, limit.most, prompt, limit.squeezed, limit.fits, beta)
 
 

@@ -244,15 +244,16 @@ class StreamShape:
             return None
         choice = choices[0]
         delta = choice.delta
-        if delta is None or choice.finish_reason is not None or choice.index or delta.tool_calls:
+        if delta is None or choice.finish_reason is not None or choice.index or delta.tool_calls or delta.function_call:
             return None
         content, reasoning = delta.content, delta.reasoning_content or delta.reasoning
         if (reasoning and content) or (delta.reasoning_details and not reasoning):
             return None
         patched = patch(event, delta)
-        if patched is None or not (self._stop is None or self._sides[0].fits(reasoning or "", content or "")):
+        if patched is None or (self._purse is not None and not self._purse.fits(reasoning or content or "")):
             return None
-        if self._purse is not None and not self._purse.fits(reasoning or content or ""):
+        # Last: what a limit has taken counts, while a purse only looks sooner for what it was told twice.
+        if self._stop is not None and not self._sides[0].fits(reasoning or "", content or ""):
             return None
         if patched is not event:
             self.edits.add("normalise_stream")
@@ -324,7 +325,7 @@ class StreamShape:
     def _shorten(self, read: Unpaid, excess: int, tokenizer: Tokenizer) -> None:
         """Take so many tokens off the end of a chunk; a tool call that does not fit whole is left out."""
         for part, choice in zip(reversed(read.parts), reversed(read.chunk.choices or []), strict=True):
-            calls = tool_text(choice.delta.tool_calls) if choice.delta and part.tools else ""
+            calls = _calls_of(choice) if part.tools else ""
             for name, text in (("tools", calls), ("content", part.content), ("reasoning", part.reasoning)):
                 if not text or excess <= 0:
                     continue
@@ -359,7 +360,7 @@ class StreamShape:
             part.reasoning, part.content, part.tools = ("", "", False) if self._stop else (part.reasoning, part.content, part.tools)
             part.finish = side.finish if part.finish else None
             return part
-        side.limit(part, tool_text(choice.delta.tool_calls) if choice.delta else "")
+        side.limit(part, _calls_of(choice))
         side.finish = part.finish
         self._quick = self._quick and part.finish is None
         self._cut = self._cut or part.stopped
@@ -380,7 +381,7 @@ class StreamShape:
                 reasoning, content = reasoning + more[0], content + more[1]
         if reasoning:
             self._reasoning(reasoning)
-        written = content + tool_text(delta.tool_calls)
+        written = content + tool_text(delta.tool_calls, delta.function_call)
         if written:
             self._answer(written)
         if self._purse is not None:
@@ -477,6 +478,10 @@ def _named(event: bytes) -> dict[str, Any]:
     """What the chunks of one answer have in common."""
     last = read_json(data_of(event) or b"")
     return {name: last[name] for name in ("id", "object", "created", "model", "system_fingerprint") if name in last}
+
+
+def _calls_of(choice: Choice) -> str:
+    return tool_text(choice.delta.tool_calls, choice.delta.function_call) if choice.delta else ""
 
 
 def _failed(choices: list[Choice]) -> bool:

@@ -19,6 +19,8 @@ State = Literal["on", "off"]
 FORMS = ("thinking", "reasoning_effort", "reasoning", "enable_thinking", "thinking_budget", "chat_template_kwargs")
 _ANY_FORM = frozenset(FORMS)
 KWARGS = ("thinking", "enable_thinking")
+# Where they are false, a host writes its thinking unseen: OpenRouter and vLLM, SGLang.
+_HIDING = ("include_reasoning", "stream_reasoning")
 
 
 class Statement(NamedTuple):
@@ -69,6 +71,24 @@ def read(body: Mapping[str, Any]) -> Wish:
     statements = list(_statements(body))
     state = _agreed([said for said in statements if said.state is not None], "state")
     return Wish(state, _agreed([said for said in statements if said.effort is not None], "effort"))
+
+
+def reveal(body: dict[str, Any]) -> list[Edit]:
+    """Takes out (in place) what would keep the thinking out of the answer: it is paid for, so it must be seen while it is written.
+
+    A hold follows what streams, and an answer that is cut is charged by what was seen of it.
+    """
+    edits = [dropped(field) for field in _HIDING if body.get(field) is False]
+    for edit in edits:
+        del body[edit.name.removeprefix("drop_")]
+    form = body.get("reasoning")
+    if isinstance(form, dict) and form.get("exclude"):
+        rest = {key: value for key, value in form.items() if key != "exclude"}
+        body["reasoning"] = rest
+        if not rest:
+            del body["reasoning"]
+        edits.append(dropped("exclude" if rest else "reasoning"))
+    return edits
 
 
 def _agreed(statements: list[Statement], field: str) -> Any:

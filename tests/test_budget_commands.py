@@ -338,16 +338,25 @@ def test_a_team_sees_and_uses_its_own_names_only(desk: Desk) -> None:
         return {model["id"] for model in get_json(desk.gateway.base_url + "/models", {"authorization": f"Bearer {key}"})["data"]}
 
     desk.write(LIVE.replace("AMOUNT", "0.25").replace('"deepseek-*"', '"deepseek-v4-*", local'))
-    assert names(KEY) == {name for name in names(KEY + "2") if name.startswith("deepseek-v4-")}
+    assert "deepseek-v4-pro" in names(KEY)
+    assert all(name.startswith("deepseek-v4-") for name in names(KEY))
     status, headers, body = desk.ask()
     assert (status, body["error"]["code"], headers["x-should-retry"]) == (403, "not_allowed", "false")
     assert "Team search may not use 'deepseek-flash'. It may use: " in body["error"]["message"]
     assert set(body["error"]["details"]["allowed"]) == names(KEY) | {"local"}
-    assert desk.gateway.chat(ASK, key=KEY + "2")[0] == 200
 
     desk.write(LIVE.replace("AMOUNT", "0.25").replace("[deepseek, local]", "[local]"))
     assert names(KEY) == set()
     assert desk.ask()[2]["error"]["message"] == "Team search may use local only, and 'deepseek-flash' is not served there."
+
+
+def test_where_one_team_has_a_file_a_team_without_one_may_use_nothing(desk: Desk) -> None:
+    desk.write(LIVE.replace("AMOUNT", "0.25"))
+    status, _, body = desk.gateway.chat(ASK, key=KEY + "2")
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (403, "not_allowed")
+    assert "Team free has no file in policies/teams/" in error["message"]
+    assert get_json(desk.gateway.base_url + "/models", {"authorization": f"Bearer {KEY}2"})["data"] == []
 
 
 def test_the_admin_api_shows_budgets_teams_and_spend(desk: Desk) -> None:

@@ -157,6 +157,8 @@ def test_decimals_are_written_digit_for_digit() -> None:
 def test_tool_calls_and_details_in_an_unknown_form_have_no_text() -> None:
     assert tool_text(Raw(b'[{"function":{"name":"f","arguments":"{}"}},{"custom":1}]')) == "f{}"
     assert tool_text(Raw(b'{"a":1}')) == tool_text(Raw(b"null")) == tool_text(Raw()) == ""
+    assert tool_text(Raw(), Raw(b'{"name":"f","arguments":"{}"}')) == "f{}"
+    assert tool_text(Raw(), Raw(b"null")) == tool_text(Raw(), Raw(b"1")) == ""
     assert detail_text(Raw(b'[{"text":"a"},{"summary":"b"},{"data":"x"}]')) == "ab"
     assert detail_text(Raw(b'"a"')) == detail_text(Raw(b"null")) == detail_text(Raw()) == ""
 

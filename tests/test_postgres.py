@@ -433,6 +433,8 @@ async def test_what_cannot_be_reached_is_named_without_its_password(postgres_url
 def test_an_address_is_shown_without_what_is_secret() -> None:
     assert shown("postgresql://u:p@ss@host:1/db?password=x") == "postgresql://host:1/db"
     assert shown("postgres://host/db") == "postgres://host/db"
+    for password in ("pa/ss", "p?ss", "p#ss", "p@/s?s#"):
+        assert shown(f"postgresql://u:{password}@host/db") == "postgresql://host/db", "not even one that should have been escaped"
 
 
 async def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

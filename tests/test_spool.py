@@ -185,6 +185,21 @@ async def test_the_records_of_the_dead_wait_until_there_is_room_for_all(tmp_path
     await spool.close()
 
 
+async def test_records_of_a_form_that_nobody_knows_are_left_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dead = await opened(tmp_path)
+    await dead.keep(settle_of("r1"))
+    await dead.close()
+    database = apsw.Connection(str(tmp_path / f"{dead.owner}.db"))
+    database.execute("""UPDATE record SET content = replace(content, '"currency"', '"money"')""")
+    database.close()
+
+    spool = await opened(tmp_path)
+    assert await spool.adopt() == 0
+    assert f"{dead.owner}.lock cannot be read" in caplog.text
+    assert (tmp_path / f"{dead.owner}.db").exists()
+    await spool.close()
+
+
 async def test_a_spool_that_is_no_database_is_left_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "dead.lock").touch()
     (tmp_path / "dead.db").write_text("not a database, but long enough to be taken for one" * 40)

@@ -390,6 +390,17 @@ async def test_a_hold_that_was_refused_because_no_answer_came_is_let_go(path: Pa
         assert look(path, "SELECT nano, status FROM request") == [(0, "gateway_error")]
 
 
+async def test_a_hold_whose_caller_leaves_while_it_is_asked_for_again_costs_nothing(path: Path) -> None:
+    async with remote(path, lease=0.9) as ledger:
+        ledger.distant.faults = ["loses", "hangs"]
+        asking = asyncio.create_task(ledger.hold(HOLD))
+        await eventually(lambda: ledger.distant.asked == ["hold", "hold"])
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: look(path, "SELECT state FROM hold WHERE state <> 'held'") != [])
+    assert look(path, "SELECT state FROM hold") == [("released",)]
+
+
 async def test_an_end_that_is_not_answered_in_time_goes_to_the_spool_and_lands_once(path: Path) -> None:
     async with remote(path, lease=0.9, within=0.05) as ledger:
         await ledger.hold(HOLD)
@@ -519,10 +530,43 @@ async def test_without_the_ledger_the_same_request_again_waits_for_the_first(pat
         with pytest.raises(InFlight):
             await ledger.hold(replace(HOLD, id="r2", idempotency=again))
         await ledger.settle(ROW)
+        with pytest.raises(AlreadyDone) as refusal:
+            await ledger.hold(replace(HOLD, id="r2", idempotency=again))
+        assert refusal.value.details == {"id": "r1"}
         ledger.distant.down = False
+        with pytest.raises(AlreadyDone):
+            await ledger.hold(replace(HOLD, id="r2", idempotency=again))
         await eventually(lambda: ledger.unsettled == 0)
         with pytest.raises(AlreadyDone):
             await ledger.hold(replace(HOLD, id="r3", idempotency=again))
+
+
+async def test_without_the_ledger_what_cost_nothing_may_be_asked_again(path: Path) -> None:
+    again = Idempotency("key", "body")
+    async with remote(path, lease=0.9, ledger_down=OPEN) as ledger:
+        ledger.distant.down = True
+        await ledger.hold(replace(HOLD, idempotency=again))
+        await ledger.release(RELEASED)
+        await ledger.hold(replace(HOLD, id="r2", idempotency=again))
+        await ledger.settle(replace(ROW, id="r2"))
+        ledger.distant.down = False
+        await eventually(lambda: ledger.unsettled == 0)
+    assert look(path, "SELECT rid, nano FROM entry") == [("r2", 400)]
+
+
+async def test_no_more_is_let_through_than_there_is_room_for_its_end(path: Path) -> None:
+    async with remote(path, lease=0.9, ledger_down="open:1", limit=7) as ledger:
+        await ledger.hold(HOLD)
+        ledger.distant.down = True
+        ids = [f"let{number}" for number in range(7)]
+        answers = await asyncio.gather(*(ledger.hold(replace(HOLD, id=id)) for id in ids), return_exceptions=True)
+        let = [id for id, answer in zip(ids, answers, strict=True) if isinstance(answer, Grant)]
+        # The end of the first one, and a hold and an end of each other.
+        assert let == ids[:3]
+        assert await asyncio.gather(*(ledger.settle(replace(ROW, id=id)) for id in ["r1", *let])) == [True] * 4
+        ledger.distant.down = False
+        await eventually(lambda: ledger.unsettled == 0)
+    assert look(path, "SELECT kind, count(*), sum(nano) FROM entry GROUP BY kind") == [("settle", 4, 1600)]
 
 
 async def test_an_extension_without_the_store_is_let_through_within_the_allowance(path: Path) -> None:

@@ -16,6 +16,7 @@ from gateway.budgets import exceeded
 from gateway.clock import parse_instant
 from gateway.errors import BudgetExceeded, LedgerUnavailable
 from gateway.ledger.port import HoldError
+from gateway.limits import StopRule
 from gateway.meter import Meter
 from gateway.money import Rates, cost
 from gateway.outcome import BudgetState, Grant, Hold
@@ -106,6 +107,7 @@ class Ride:
     first: int
     choices: int = 1
     patience: Patience = HASTE
+    stop: StopRule | None = None
     client: bytes = b""
     told: list[tuple[BudgetState, ...]] = field(default_factory=list)
     free: bool = False
@@ -118,7 +120,7 @@ class Ride:
         self.meter = Meter(target, PROMPT, self.choices)
         self.stretch = Stretch(self.till, hold_of(self.first), Grant(self.first), RATES, self.told.append, self.patience)  # type: ignore[arg-type]
         purse = self.stretch.purse(self.meter, "deepseek", PROMPT, lambda: (0, PROMPT))
-        self.shape = StreamShape(target, include_usage=False, stop=None, meter=self.meter, choices=self.choices, purse=purse)
+        self.shape = StreamShape(target, include_usage=False, stop=self.stop, meter=self.meter, choices=self.choices, purse=purse)
         watch = Watch(Deadlines(5, 5, 5, 5))
         await pump(Pieces(reads), self.shape, self._sink, watch, self.stretch.more)
         watch.close()
@@ -206,6 +208,21 @@ async def test_an_answer_ends_at_the_last_token_that_is_paid_for(size: int) -> N
     # What is charged is what has come: beyond the hold at most the rest of the one chunk in which the money ended.
     assert 100 <= made.meter.output <= 100 + size - 1
     assert made.meter.billed() is None
+
+
+async def test_a_limit_is_not_reached_sooner_because_the_hold_is_stretched_on_the_way() -> None:
+    words = [chunk(WORDS[number % 5]) for number in range(1500)]
+    ride = await Ride(Till([lambda hold: hold.nano], paid(60)), paid(60), stop=StopRule("total", 1000))(words)
+    assert len(ride.till.asked) > 3
+    assert (ride.tokens, ride.shape.stopped) == (1000, "limit")
+
+
+async def test_a_call_in_the_form_that_came_before_tools_is_paid_for_as_it_streams() -> None:
+    calls = [chunk(function_call={"arguments": f" {number}"}) for number in range(500)]
+    ride = await Ride(Till([REFUSAL], paid(100)), paid(100), free=True)(calls)
+    arguments = "".join(delta.get("function_call", {}).get("arguments", "") for delta in ride.deltas)
+    assert 0 < vocabulary().count(arguments) <= 100
+    assert (ride.shape.stopped, ride.finishes) == ("budget", [(0, "length")])
 
 
 async def test_money_that_others_give_back_is_used_and_a_refusal_is_not_asked_for_each_chunk() -> None:

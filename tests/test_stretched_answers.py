@@ -251,6 +251,18 @@ def test_a_host_that_cannot_stream_gets_a_limit_that_the_budget_pays_for(tmp_pat
         assert error_of(stage.chat("other", ask("answer=5", stream=True)))["code"] == "no_deployment"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_host_that_bills_on_after_we_leave_gets_a_limit_and_is_never_left(tmp_path: Path, stream: bool) -> None:
+    with Stage(tmp_path, [team_of("far", total("0.003"))], hosts=("openrouter",)) as stage:
+        wish = ask("reasoning=0 answer=20000 chunk=4", model="openrouter/deepseek/deepseek-v3.2", stream=stream, max_tokens=30000)
+        status, headers, _ = stage.chat("far", wish)
+        row, budget, bill = stage.row_of(headers), stage.budget("far"), stage.hosts["openrouter"].bill()
+        limit = stage.hosts["openrouter"].requests()[-1]["body"]["max_tokens"]
+        assert (status, row["status"], row["stopped"], row["usage"]["output"]) == (200, "ok", None, limit)
+        assert budget.spent == row["nano"] == bill[row["id"]]["nano"] <= nano("0.003")
+        assert (budget.overrun, budget.held) == (0, 0)
+
+
 def test_streams_that_a_shutdown_cuts_leave_nothing_held(tmp_path: Path) -> None:
     with Stage(tmp_path, [team_of("last", total("0.001"))], settings={"FAREGATE_DRAIN": "0"}) as stage:
         readers = [stage.aside("last", ask("answer=3000 pace=2", stream=True)) for _ in range(5)]

@@ -55,6 +55,8 @@ INTEGERS = {
     "top_logprobs": 0,
     "seed": -BIGGEST,
 }
+# What multiplies an answer has an end too: a cost that no ledger can hold is no request.
+MOST = {"n": 128, "best_of": 128}
 NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p")
 BOOLEANS = ("stream", "logprobs", "enable_thinking", "include_reasoning", "parallel_tool_calls")
 USUAL = frozenset(("model", "messages", "stream_options", *INTEGERS, *NUMBERS, *BOOLEANS))
@@ -273,6 +275,8 @@ def _check_values(body: dict[str, Any]) -> None:
         if name in INTEGERS:
             if kind is not int or not INTEGERS[name] <= value <= BIGGEST:
                 raise InvalidRequest(f"{name} must be an integer of at least {INTEGERS[name]}.", param=name)
+            if value > MOST.get(name, BIGGEST):
+                raise InvalidRequest(f"{name} must be at most {MOST[name]}.", param=name)
         elif name in BOOLEANS:
             if kind is not bool:
                 raise InvalidRequest(f"{name} must be true or false.", param=name)

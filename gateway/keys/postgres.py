@@ -11,7 +11,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.keys.columns import COLUMNS, NAMES, SCHEMA_VERSION, keys_of, micros, tables, values
 from gateway.keys.port import Key, KeyProblem, NameTaken, PepperDiffers, Table
 from gateway.ledger.columns import microseconds
-from gateway.ledger.postgres_connection import close, connect, connect_soon, driver
+from gateway.ledger.postgres_connection import close, connect, connect_soon, driver, failures
 
 T = TypeVar("T")
 # Seconds for a connection, and for each question with all its statements.
@@ -122,7 +122,7 @@ class PostgresKeys:
                 raise
             except self._driver.InsufficientPrivilegeError:
                 raise LedgerUnavailable(_PRIVILEGES) from None
-            except (self._driver.PostgresError, self._driver.InterfaceError, OSError) as problem:
+            except failures() as problem:
                 self._give_up()
                 # Without the text, which may hold values.
                 raise LedgerUnavailable(f"The keys cannot be reached ({type(problem).__name__}).", retry_after=1) from None

@@ -38,8 +38,11 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def shown(address: str) -> str:
-    """A URL as it may stand in a log: without user, password and options."""
-    return re.sub(r"^(\w+://)(?:[^/?#]*@)?([^?#]*).*$", r"\1\2", address)
+    """A URL as it may stand in a log: without user, password and options.
+
+    Also where the password holds what it should not (`/`, `?`, `#`, `@`): everything up to the last @ goes.
+    """
+    return re.sub(r"^(\w+://)(?:.*@)?([^?#]*).*$", r"\1\2", address, flags=re.DOTALL)
 
 
 async def connect(address: str, patience: float, statement: float | None = None) -> Any:

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import Final, Literal, TypeVar
 
 import apsw
-from msgspec import Struct
+from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, Encoder
 
 from gateway.errors import LedgerUnavailable
@@ -111,7 +111,12 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        return len(self._records) >= self._limit
+        return self.room <= 0
+
+    @property
+    def room(self) -> int:
+        """How many records more would find a place."""
+        return self._limit - len(self._records)
 
     def __contains__(self, name: tuple[str, str]) -> bool:
         return name in self._records
@@ -171,8 +176,8 @@ class Spool:
 
     async def _adopt(self, path: Path) -> int:
         try:
-            left = await self._run(lambda: _File.left_by_the_dead(path, self._limit - len(self)))
-        except (apsw.Error, OSError) as problem:
+            left = await self._run(lambda: _File.left_by_the_dead(path, self.room))
+        except (apsw.Error, OSError, DecodeError) as problem:
             log.error("ledger: the spool %s cannot be read: %s", path.name, problem)
             return 0
         if left is None:

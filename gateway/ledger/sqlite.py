@@ -222,7 +222,9 @@ class SqliteStore:
         try:
             anew = await self._keeper.checkpoint()
         except (LedgerUnavailable, apsw.Error) as problem:
-            log.error("ledger: the log could not be copied into the file: %s", problem)
+            # Another gateway on this file may be copying the log just now.
+            level = logging.DEBUG if isinstance(problem.__cause__, apsw.BusyError) else logging.ERROR
+            log.log(level, "ledger: the log could not be copied into the file: %s", problem)
         finally:
             self._checkpointing = False
             # A log that a reader still needs is not tried again at each commit, but when it has grown as much once more.

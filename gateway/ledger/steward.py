@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.errors import InFlight, LedgerUnavailable
+from gateway.errors import AlreadyDone, InFlight, LedgerUnavailable
 from gateway.ledger.outage import Outage
 from gateway.ledger.patience import Patience
 from gateway.ledger.port import Event, HoldError, Spend, SpendBy, Store
@@ -107,6 +107,8 @@ class Steward:
             raise HoldError(f"request {hold.id} has a hold already")
         if self._spool.full:
             raise LedgerUnavailable("Too many charges wait for the ledger.", retry_after=_RETRY_AFTER)
+        if hold.idempotency and self._spool:
+            self._refuse_again(hold)
         self._running[hold.id] = hold
         if self._doubtful:
             self._doubtful.pop(hold.id, None)
@@ -133,21 +135,30 @@ class Steward:
             return await self._store.hold(hold, self._spool.owner, self._lease)
         except LedgerUnavailable as again:
             return await self._let_through(hold, again)
+        except asyncio.CancelledError:
+            # A caller that left undoes what it asked the second time; the first may have been heard too.
+            self._doubt(hold)
+            raise
 
     async def _let_through(self, hold: Hold, problem: LedgerUnavailable) -> Grant:
         """A hold without the store: on this machine's disk before anything is dispatched, where the allowance has room for it."""
         self._failed()
         if self._outage.open and hold.idempotency:
             self._refuse_again(hold)
-        if self._outage.admits(hold):
+        # Each that is on its way, this one among them, has an end that must find room too.
+        if self._spool.room > len(self._running) and self._outage.admits(hold):
             whole = replace(hold, nano=hold.worst)
             if await self._spooled(Record("hold", self._spool.owner, hold=whole)):
                 self._running[hold.id] = whole
                 return Grant(whole.nano)
             self._outage.ended(hold.id, 0)
+        self._doubt(hold)
+        raise LedgerUnavailable(problem.message, retry_after=problem.retry_after or _RETRY_AFTER) from problem
+
+    def _doubt(self, hold: Hold) -> None:
+        """The store may have it, and nothing is dispatched under it: it is let go in the next round."""
         if len(self._doubtful) < _DOUBTS:
             self._doubtful[hold.id] = hold
-        raise LedgerUnavailable(problem.message, retry_after=problem.retry_after or _RETRY_AFTER) from problem
 
     async def _spooled(self, record: Record) -> bool:
         """Whether a hold is on the disk; where it is not, or its caller leaves, it has not come true."""
@@ -160,10 +171,15 @@ class Steward:
         return kept
 
     def _refuse_again(self, hold: Hold) -> None:
-        """Without the ledger, the same request again is known while it runs here."""
+        """What the store does not know yet: the same request again, while it runs here or its charge waits here."""
         others = (other for id, other in self._running.items() if id != hold.id)
-        if hold.idempotency and any(other.idempotency == hold.idempotency for other in others):
+        if any(other.idempotency == hold.idempotency for other in others):
             raise InFlight("The request with this Idempotency-Key is on its way.", retry_after=1)
+        for record in self._spool.oldest(len(self._spool)):
+            same = record.hold is not None and record.hold.idempotency == hold.idempotency
+            if same and (record.id, "release") not in self._spool:
+                text = f"The request with this Idempotency-Key was answered as {record.id}, and charged."
+                raise AlreadyDone(text, details={"id": record.id})
 
     async def extend(self, hold: Hold) -> Grant:
         if (hold.id, "hold") in self._spool:
