@@ -111,6 +111,11 @@ def tool_text(tools: Raw, function: Raw = _NONE) -> str:
     return "".join((call.name or "") + (call.arguments or "") for call in calls if call)
 
 
+def call_text(delta: Delta | None) -> str:
+    """All that one chunk adds to calls."""
+    return "" if delta is None else tool_text(delta.tool_calls, delta.function_call)
+
+
 def detail_text(raw: Raw) -> str:
     """The readable text of `reasoning_details`."""
     if not raw:

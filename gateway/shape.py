@@ -20,6 +20,7 @@ from gateway.dialects import (
     Chunk,
     Delta,
     HostError,
+    call_text,
     clean,
     decode_chunk,
     detail_text,
@@ -28,7 +29,6 @@ from gateway.dialects import (
     inline_splitter,
     read_chunk,
     read_json,
-    tool_text,
     write_json,
 )
 from gateway.hosts import Deployment
@@ -325,7 +325,7 @@ class StreamShape:
     def _shorten(self, read: Unpaid, excess: int, tokenizer: Tokenizer) -> None:
         """Take so many tokens off the end of a chunk; a tool call that does not fit whole is left out."""
         for part, choice in zip(reversed(read.parts), reversed(read.chunk.choices or []), strict=True):
-            calls = _calls_of(choice) if part.tools else ""
+            calls = call_text(choice.delta) if part.tools else ""
             for name, text in (("tools", calls), ("content", part.content), ("reasoning", part.reasoning)):
                 if not text or excess <= 0:
                     continue
@@ -360,7 +360,7 @@ class StreamShape:
             part.reasoning, part.content, part.tools = ("", "", False) if self._stop else (part.reasoning, part.content, part.tools)
             part.finish = side.finish if part.finish else None
             return part
-        side.limit(part, _calls_of(choice))
+        side.limit(part, call_text(choice.delta))
         side.finish = part.finish
         self._quick = self._quick and part.finish is None
         self._cut = self._cut or part.stopped
@@ -381,7 +381,7 @@ class StreamShape:
                 reasoning, content = reasoning + more[0], content + more[1]
         if reasoning:
             self._reasoning(reasoning)
-        written = content + tool_text(delta.tool_calls, delta.function_call)
+        written = content + call_text(delta)
         if written:
             self._answer(written)
         if self._purse is not None:
@@ -478,10 +478,6 @@ def _named(event: bytes) -> dict[str, Any]:
     """What the chunks of one answer have in common."""
     last = read_json(data_of(event) or b"")
     return {name: last[name] for name in ("id", "object", "created", "model", "system_fingerprint") if name in last}
-
-
-def _calls_of(choice: Choice) -> str:
-    return tool_text(choice.delta.tool_calls, choice.delta.function_call) if choice.delta else ""
 
 
 def _failed(choices: list[Choice]) -> bool:
