@@ -195,16 +195,19 @@ class _Course:
 
     def _plan(self) -> Journey:
         ports = self._ports
-        if self._policies.excludes(self._caller.team):
+        team, caller = self._team, self._caller
+        if team is None and self._policies.excludes(caller.team):
             raise NotAllowed(f"Team {self._caller.team} has no file in policies/teams/, where other teams have one. Remedy: write it.")
         route = self._policies.route(self._request.model)
         if route is None:
             raise ModelNotFound(
                 f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
             )
-        step = ports.view.step(self._team, self._caller, self._started)
         currencies, horizon = self._accounts.currencies, ceil(ports.deadlines.total)
-        terms = self._terms = Terms(self._policies, self._started, currencies, horizon, self._team, step, self._caller)
+        terms = Terms(self._policies, self._started, currencies, horizon)
+        if team is not None or caller.budget is not None:
+            terms = terms._replace(team=team, step=ports.view.step(team, caller, self._started), caller=caller)
+        self._terms = terms
         return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
 
     async def _hold(self, journey: Journey) -> tuple[Journey, Stretch | None]:
@@ -273,7 +276,8 @@ class _Course:
         except FaregateError as error:
             log.critical("request %s could not be settled yet, the ledger keeps its row: %s", row.id, error.message)
             failure = failure or error
-        self._ports.denials.forget(row.team)
+        if self._team is not None or self._caller.budget is not None:
+            self._ports.denials.forget(row.team)
         if self._rules is not None:
             await self._leave(self._rules, row.usage.prompt + row.usage.output if row.usage else 0)
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.

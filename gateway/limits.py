@@ -87,7 +87,7 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     """
     target, thinking = case.target, case.thinking
     names = given(body)
-    if not names and _has_default(case) and not _above(case, target.unlimited[thinking]):
+    if not names and (case.cap is None or target.unlimited[thinking] <= case.cap) and _has_default(case):
         _check_context(case, 0)
         return _unlimited(case, target.unlimited[thinking])
     asked = _asked(body, names, case)
@@ -101,10 +101,6 @@ def limit(body: Mapping[str, Any], case: Case) -> Limit:
     sent, stop, squeezed = _capped(*_translated(asked, case), case)
     edits = tuple(_edits(names, asked, sent, target))
     return Limit(sent, stop, target.billable(sent, thinking), squeezed, case.prompt + sent <= target.context, edits)
-
-
-def _above(case: Case, most: int) -> bool:
-    return case.cap is not None and most > case.cap
 
 
 def _capped(sent: int, stop: StopRule | None, squeezed: bool, case: Case) -> tuple[int, StopRule | None, bool]:

@@ -7,7 +7,7 @@ the request after edits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -86,16 +86,11 @@ def plan(request: ChatRequest, route: Route, terms: Terms) -> Plan:
     if terms.team is not None and not terms.team.may_ask(route.name):
         raise _forbidden(terms.team, route.name, terms.policies)
     search = _Search(request, route, terms)
-    roomy = (found for target in route.deployments if (found := search.consider(target)) is not None and _has_room(found))
-    chosen = search.cheapest(roomy) if terms.step.prefer == "cheapest" else next(roomy, None)
+    chosen = search.cheapest() if terms.step.prefer == "cheapest" else next(search.roomy(), None)
     chosen = chosen or search.tight
     if chosen is None:
         raise search.failure()
     return Plan(route, chosen, tuple(search.reasons))
-
-
-def _has_room(candidate: Candidate) -> bool:
-    return candidate.sanitised.fits and not candidate.sanitised.squeezed
 
 
 class _Search:
@@ -115,10 +110,17 @@ class _Search:
         self._foreign = 0
         self._stepped: list[RouteTarget] = []
 
-    def consider(self, target: RouteTarget) -> Candidate | None:
-        candidate = None if self._barred(target) else self._tried(target)
-        self.tight = self.tight or candidate
-        return candidate
+    def roomy(self) -> Iterator[Candidate]:
+        """Those that have room for all that was asked, in the route's order; `tight` keeps the first that has less."""
+        ruled = self.terms.team is not None or self.terms.step is not NO_STEP
+        for target in self.route.deployments:
+            candidate = None if ruled and self._barred(target) else self._tried(target)
+            if candidate is None:
+                continue
+            if candidate.sanitised.fits and not candidate.sanitised.squeezed:
+                yield candidate
+            else:
+                self.tight = self.tight or candidate
 
     def _tried(self, target: RouteTarget) -> Candidate | None:
         try:
@@ -133,9 +135,9 @@ class _Search:
             self.reasons.append(f"{target.name}: {unknown.message}")
         return None
 
-    def cheapest(self, candidates: Iterable[Candidate]) -> Candidate | None:
+    def cheapest(self) -> Candidate | None:
         """The lowest expected cost, in the currency of the budget that asks for it; without a rate last, else in the route's order."""
-        priced = [(self._price(candidate), candidate) for candidate in candidates]
+        priced = [(self._price(candidate), candidate) for candidate in self.roomy()]
         known = [(price, candidate) for price, candidate in priced if price is not None]
         if not known:
             return priced[0][1] if priced else None
