@@ -15,6 +15,8 @@ Tokenizer = Literal["deepseek", "none"]
 SLACK: Final = 4
 # Characters of a long word.
 WORD: Final = 32
+# Bytes of a usual token.
+BYTES: Final = 3
 # More tokens than any answer has.
 ENDLESS: Final = 1 << 60
 
@@ -78,9 +80,10 @@ class Purse:
         self._weight = 3 if self.ready else 2
 
     def fits(self, text: str) -> bool:
-        """Whether after `text` the mark is certainly not reached; then it is taken. Its adding to the meter is the caller's."""
+        """Whether after `text` the limit is certainly not reached, nor probably the mark; then it is taken. Its adding to the meter
+        is the caller's."""
         since = self._since + _size(text)
-        if self._reaches(since):
+        if self._near(since):
             return False
         self._since = since
         return True
@@ -92,7 +95,7 @@ class Purse:
     @property
     def low(self) -> bool:
         """Whether more must be asked for before anything else is passed on; looks exactly where bytes do not tell."""
-        if not self._reaches(self._since):
+        if not self._near(self._since):
             return False
         if not self.ready:
             return True
@@ -104,8 +107,12 @@ class Purse:
         self.used, self._since = self._meter.output, 0
         return self.used
 
-    def _reaches(self, since: int) -> bool:
-        return self.used + since * self._weight // 2 + SLACK >= self.mark
+    def _near(self, since: int) -> bool:
+        """Whether the limit may be reached, or the mark is by a rough count: asking a little later costs nothing, a look a lot."""
+        most = self.used + since * self._weight // 2 + SLACK
+        if not self.ready or self.mark >= self.limit:
+            return most >= self.mark
+        return most >= self.limit or self.used + since // BYTES >= self.mark
 
 
 def shorter(text: str, excess: int, tokenizer: Tokenizer) -> str:
