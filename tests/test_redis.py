@@ -267,7 +267,8 @@ async def test_a_burst_waits_as_long_as_one(redis_server: RedisServer, replica: 
 
     begun = time.monotonic()
     assert all(await asyncio.gather(*(one.admit(str(number), wide) for number in range(500))))
-    assert time.monotonic() - begun < 3 * BUDGET
+    # One after another they would wait 500 times as long.
+    assert time.monotonic() - begun < 20 * BUDGET
     redis_server.resume()
 
 

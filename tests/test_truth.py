@@ -153,7 +153,8 @@ def _fault(chosen: random.Random) -> dict[str, Any]:
 
 @dataclass
 class Day:
-    """What came of one world's traffic: the answers, every host's bill, the ledger's rows, the metrics."""
+    """What came of one world's traffic: the answers, every host's bill, the ledger's rows, the metrics, and which fault each request
+    met that reached a host."""
 
     world: World
     got: list[Got]
@@ -250,8 +251,9 @@ world = pytest.mark.parametrize("name", WORLDS)
 @world
 def test_every_billed_request_has_its_row_and_the_ledger_is_sound(days: Days, name: str) -> None:
     day = days(name)
-    assert set(day.bill) <= set(day.rows)
-    assert len(day.rows) == len(day.got)
+    assert set(day.bill) | set(day.faults) <= set(day.rows)
+    # On a busy machine a client may have left before its request was even planned: no host has seen that one.
+    assert len(day.got) - sum(got.left for got in day.got) <= len(day.rows) <= len(day.got)
     assert {got.id for got in day.got if got.id} <= set(day.rows)
     assert day.invariants == []
 
@@ -286,7 +288,7 @@ def test_what_the_host_did_not_bill_is_free(days: Days, name: str) -> None:
     for id, row in day.rows.items():
         if id not in day.bill:
             # A host that says nothing at all may be at work: only then is a charge without a bill right.
-            silent = day.faults[id].get("hang") and row["status"] in ("timeout", "client_gone")
+            silent = day.faults.get(id, {}).get("hang") and row["status"] in ("timeout", "client_gone")
             assert row["nano"] == 0 or silent, row
             assert row["attempts"][0]["billed"] == ("possible" if silent else "none")
 
