@@ -127,7 +127,8 @@ def granted(asked: int, least: int, worst: int, held: int, left: int) -> int | N
     part = held + left // SHARE
     if worst <= part:
         return worst
-    if least > held + left:
+    # What costs nothing fits in a budget that went beyond its limit, too.
+    if least > max(0, held + left):
         return None
     return max(least, min(asked, part))
 

@@ -189,6 +189,11 @@ def good_finish(reason: Any) -> str | None:
     return FINISHES.get(reason) if isinstance(reason, str) else None
 
 
+def gave_up(choices: list[Choice]) -> bool:
+    """Whether one of them ended in a way that is no end."""
+    return any(choice.finish_reason and good_finish(choice.finish_reason) is None for choice in choices)
+
+
 # ---- errors
 
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from math import ceil
 from typing import Any, Protocol, TypeVar
 
@@ -150,6 +151,7 @@ class _Course:
         self._estimated = 0
         self._call: Call | None = None
         self._answer: Answer | None = None
+        self._left = False
 
     async def run(self, gone: Gone) -> None:
         task = asyncio.current_task()
@@ -175,13 +177,19 @@ class _Course:
             await self._refuse(error)
             return
         watch = Watch(self._ports.deadlines if journey.streams_upstream else self._whole)
-        gone.then(watch.client_left)
+        gone.then(partial(self._deserted, watch) if journey.bills_on else watch.client_left)
         self._ports.observer.stream_opened()
         try:
             await self._ride(journey, reply_for(journey, self._responder, watch, self._ports.experience, stretch), watch)
         finally:
             watch.close()
             self._ports.observer.stream_closed()
+
+    def _deserted(self, watch: Watch) -> None:
+        """The client has left a host that bills the whole answer all the same: heard to its end, so that its bill is known."""
+        self._left = True
+        if not self._sent:
+            watch.client_left()
 
     async def _admit(self, rules: LimitsRow) -> None:
         """Count the request against the rates of its team; most teams have none."""
@@ -323,7 +331,8 @@ class _Course:
         if usage is not None:
             charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
         known: Billed = "none" if usage is None else "known" if usage.reported else "possible"
-        verdict = Verdict(_status(failure, reply), known, reply.stopped, reply.edits)
+        status = "client_gone" if self._left and failure is None else _status(failure, reply)
+        verdict = Verdict(status, known, reply.stopped, reply.edits)
         return receipts.row(journey, verdict, usage, charged, ended), charged
 
     async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None, watch: Watch) -> None:

@@ -76,8 +76,12 @@ class Journey:
     @property
     def ends_early(self) -> bool:
         """Whether the answer can be ended on its way, and costs no more then: only such a hold can be stretched."""
-        host = self.deployment.host
-        return host.streams and host.cancel_stops_billing is not False
+        return self.deployment.host.streams and not self.bills_on
+
+    @property
+    def bills_on(self) -> bool:
+        """Whether the host bills the whole answer, also where it is broken off."""
+        return self.deployment.host.cancel_stops_billing is False
 
     @property
     def _can_be_short(self) -> bool:

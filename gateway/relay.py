@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from gateway.dialects import read_chunk
 from gateway.errors import UpstreamError
-from gateway.shape import StreamShape
+from gateway.meter import Meter
+from gateway.shape import NULL, StreamShape
+from gateway.sse import BadStream, Splitter, data_of
 from gateway.upstream.port import Answer
 from gateway.watch import Watch
 
@@ -50,6 +53,25 @@ async def _pay(shape: StreamShape, sink: Send, watch: Watch, more: More) -> None
         out = shape.resume()
         if out:
             await watch.deliver(sink(out))
+
+
+async def hear_out(answer: Answer, unheard: bytes, meter: Meter, watch: Watch) -> None:
+    """Read a stream that was ended for the client to the host's own end, for its bill alone; where it breaks off there is none."""
+    splitter, data = Splitter(), unheard
+    with suppress(UpstreamError, BadStream):
+        while not any([_overhear(event, meter) for event in splitter.feed(data)]):
+            if not (data := await watch.guard(answer.read())):
+                return
+
+
+def _overhear(event: bytes, meter: Meter) -> bool:
+    """Take the usage of an event; whether it is the last one."""
+    data = data_of(event) or b""
+    with suppress(ValueError):
+        chunk = read_chunk(data)
+        if chunk.usage and chunk.usage != NULL:
+            meter.report(chunk.usage, chunk.timings, final=True)
+    return data.strip() == b"[DONE]"
 
 
 async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks: Send | None = None) -> bytes:

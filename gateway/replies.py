@@ -24,7 +24,7 @@ from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
 from gateway.receipts import Journey
-from gateway.relay import WHOLE_LIMIT, collect, glimpse, pump
+from gateway.relay import WHOLE_LIMIT, collect, glimpse, hear_out, pump
 from gateway.sanitise import count_sent
 from gateway.shape import StreamFailure, StreamShape
 from gateway.stretch import Stretch
@@ -197,6 +197,9 @@ class StreamReply(Reply):
         if answer.content_type in NO_STREAM:
             raise await self._no_stream(answer)
         await pump(answer, self.shape, self._sink, self._watch, self._more)
+        if self.shape.stopped == "limit" and self._journey.bills_on:
+            # What we do not pass on is billed all the same.
+            await hear_out(answer, self.shape.unheard, self.meter, self._watch)
         if self.shape.failure is not None:
             self.failure = self._failed(self.shape.failure)
 

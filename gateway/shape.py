@@ -25,6 +25,7 @@ from gateway.dialects import (
     decode_chunk,
     detail_text,
     error_of,
+    gave_up,
     good_finish,
     inline_splitter,
     read_chunk,
@@ -161,6 +162,11 @@ class StreamShape:
         """Whether any text has come."""
         return self._meter.produced
 
+    @property
+    def unheard(self) -> bytes:
+        """What had come already when we ended the answer."""
+        return b"".join(self._rest) + self._splitter.rest()
+
     def feed(self, data: bytes) -> bytes:
         """The client's bytes that are ready now, b"" where all is held back."""
         try:
@@ -196,6 +202,7 @@ class StreamShape:
         out: list[bytes] = []
         for event in events:
             if self.over:
+                self._rest = events[len(out) :]
                 return b"".join(out)
             out.append(self._event(event))
             if self._unpaid is not None:
@@ -454,7 +461,7 @@ class StreamShape:
             self._fail("no_finish", "The host's stream ended before the answer did.")
 
     def _error_in(self, event: bytes, chunk: Chunk) -> HostError | None:
-        if chunk.choices and (not chunk.error or chunk.error == NULL) and not _failed(chunk.choices):
+        if chunk.choices and (not chunk.error or chunk.error == NULL) and not gave_up(chunk.choices):
             return None
         try:
             return error_of(read_json(data_of(event) or b""))
@@ -478,10 +485,6 @@ def _named(event: bytes) -> dict[str, Any]:
     """What the chunks of one answer have in common."""
     last = read_json(data_of(event) or b"")
     return {name: last[name] for name in ("id", "object", "created", "model", "system_fingerprint") if name in last}
-
-
-def _failed(choices: list[Choice]) -> bool:
-    return any(choice.finish_reason and good_finish(choice.finish_reason) is None for choice in choices)
 
 
 def _readable(rest: bytes) -> bool:

@@ -182,6 +182,8 @@ def test_a_grant_is_of_use_and_never_beyond_what_is_left_or_the_worst_case(
         (500, 100, 900, 0, 99, None),
         (500, 100, 900, 90, 10, 100),
         (500, 100, 900, 90, 9, None),
+        (0, 0, 0, 0, -1, 0),
+        (100, 100, 900, 100, -5, None),
     ],
 )
 def test_the_last_of_a_budget_is_shared_by_all_who_run(asked: int, least: int, worst: int, held: int, left: int, found: int | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.meter import Meter
-from gateway.relay import collect, pump
+from gateway.relay import collect, hear_out, pump
 from gateway.shape import StreamShape
 from gateway.upstream.port import Deadlines
 from gateway.watch import ClientGone, Watch
@@ -142,3 +142,30 @@ async def test_blank_lines_before_a_whole_body_keep_the_client_waiting_and_are_n
     assert await collect(Script([b"\n", b"\n\n", b'{"a":1}', b"\n"]), watch, blanks=client) == b'{"a":1}\n'
     watch.close()
     assert client.data == b"\n\n\n"
+
+
+BILL = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
+
+
+@pytest.mark.parametrize("cut", range(0, len(BILL), 9))
+async def test_the_bill_of_a_stream_that_we_ended_is_heard_however_it_comes(cut: int) -> None:
+    meter, rest = Meter(deployment(), 7), CHUNK[9:] + CHUNK + BILL[:cut]
+    watch = Watch(PATIENT)
+    # A host that leaves its connection open after [DONE] is not waited for.
+    await hear_out(Script([BILL[cut:] + END], ends=False), rest, meter, watch)
+    watch.close()
+    assert watch.reason is None
+    usage = meter.billed()
+    assert usage is not None
+    assert (usage.prompt, usage.output) == (7, 40)
+
+
+async def test_a_stream_that_breaks_after_we_ended_it_has_no_bill() -> None:
+    class Broken(Script):
+        async def read(self) -> bytes:
+            raise UpstreamError("reset", dispatched=True)
+
+    meter, watch = Meter(deployment(), 7), Watch(PATIENT)
+    await hear_out(Broken([]), CHUNK, meter, watch)
+    watch.close()
+    assert meter.billed() is None

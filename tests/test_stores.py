@@ -157,6 +157,14 @@ class TestStore:
         await store.finish("settle", replace(ROW, usage=Usage(0, 10, 20, 0, Sources("unknown", "counted", "counted", "counted"))))
         assert await place.look("SELECT source FROM entry") == [("counted",)]
 
+    async def test_what_costs_nothing_fits_in_a_budget_that_went_beyond_its_limit(self, store: Store, place: Place) -> None:
+        await store.hold(ASKS, "me", LEASE)
+        await store.finish("settle", charged("r1", DAY.limit + 1))
+        free = replace(ASKS, id="r2", nano=0, least=0, worst=0, expected=0)
+        assert (await store.hold(free, "me", LEASE)).nano == 0
+        with pytest.raises(BudgetExceeded):
+            await store.hold(replace(ASKS, id="r3"), "me", LEASE)
+
     async def test_the_same_open_hold_from_the_same_owner_is_the_answer_that_was_lost(self, store: Store) -> None:
         granted = await store.hold(ASKS, "me", LEASE)
 

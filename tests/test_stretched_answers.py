@@ -263,6 +263,36 @@ def test_a_host_that_bills_on_after_we_leave_gets_a_limit_and_is_never_left(tmp_
         assert (budget.overrun, budget.held) == (0, 0)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_a_host_that_bills_on_is_charged_what_that_bills(tmp_path: Path, stream: bool) -> None:
+    with Stage(tmp_path, [team_of("gone", total("0.01"))], hosts=("openrouter",)) as stage:
+        wish = ask("answer=800 reasoning=0 pace=1", model="openrouter/deepseek/deepseek-v4-pro-0813", stream=stream, max_tokens=2000)
+        body = json.dumps(wish).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key_of('gone')}\r\n"
+        host, port = stage.one.root.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            until("the host has it", lambda: stage.hosts["openrouter"].requests() != [])
+        until("it has ended", lambda: stage.rows("gone") != [])
+        (row,), budget = stage.rows("gone"), stage.budget("gone")
+        bill = stage.hosts["openrouter"].bill()[row["id"]]
+        assert (row["status"], row["nano"], row["usage"]["output"]) == ("client_gone", bill["nano"], 800)
+        assert (budget.spent, budget.held, budget.overrun) == (bill["nano"], 0, 0)
+
+
+@pytest.mark.parametrize("pace", [0, 1])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_limit_of_ours_at_a_host_that_bills_on_is_charged_what_that_bills(tmp_path: Path, stream: bool, pace: int) -> None:
+    with Stage(tmp_path, [team_of("app", total("1"))], hosts=("openrouter",)) as stage:
+        wish = ask(f"answer=300 reasoning=100 pace={pace}", model="deepseek-r1", stream=stream, max_tokens=50)
+        status, headers, data = stage.chat("app", wish)
+        row = stage.row_of(headers)
+        bill = stage.hosts["openrouter"].bill()[row["id"]]
+        words = texts(data)[1] if stream else json.loads(data)["choices"][0]["message"]["content"]
+        assert (status, row["stopped"], Tokens().count(words)) == (200, "limit", 50)
+        assert (row["nano"], row["usage"]["output"], row["usage"]["sources"]["output"]) == (bill["nano"], 400, "reported")
+
+
 def test_streams_that_a_shutdown_cuts_leave_nothing_held(tmp_path: Path) -> None:
     with Stage(tmp_path, [team_of("last", total("0.001"))], settings={"FAREGATE_DRAIN": "0"}) as stage:
         readers = [stage.aside("last", ask("answer=3000 pace=2", stream=True)) for _ in range(5)]

@@ -25,7 +25,7 @@ CREATE FUNCTION faregate.granted(asked numeric, lowest numeric, worst numeric, h
 RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
         WHEN worst <= held + floor(rest / share) THEN worst
-        WHEN lowest > held + rest THEN NULL
+        WHEN lowest > greatest(0, held + rest) THEN NULL
         ELSE greatest(lowest, least(asked, held + floor(rest / share)))
     END $$;
 
