@@ -14,6 +14,7 @@ from gateway.admin.budgets import BudgetDesk
 from gateway.admin.keys import KeyDesk
 from gateway.budget_view import BudgetView
 from gateway.clock import Clock, instant_text
+from gateway.errors import LedgerUnavailable
 from gateway.exchange import Exchange, Ports
 from gateway.experience import Experience
 from gateway.front import server
@@ -39,6 +40,7 @@ from gateway.settings import Settings, SettingsError, variable_name
 from gateway.shared.sharing import Sharing
 from gateway.standings import balance, mine, named
 from gateway.timekeeping import clock_for
+from gateway.tokens import warm
 from gateway.upstream.accounts import Account, Accounts
 from gateway.upstream.client import HttpUpstream
 from gateway.upstream.port import Deadlines
@@ -94,6 +96,7 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         ledger = self._ledger()
+        self.metrics.watch(ledger)
         await ledger.start()
         await self.sharing.start()
         upstream = HttpUpstream(settings.timeout_connect)
@@ -175,7 +178,13 @@ class Gateway:
     async def _balance(self, ledger: Ledger, caller: Caller) -> dict[str, Any]:
         """From the ledger itself: what was last seen may be more than there is."""
         now = self.clock.now()
-        known = {named(state): state for state in await ledger.budgets(now, caller.team)}
+        if self.policies.current.excludes(caller.team):
+            return {"is_available": False, "balance_infos": []}
+        try:
+            known = {named(state): state for state in await ledger.budgets(now, caller.team)}
+        except LedgerUnavailable:
+            # Its own text names the database, which is no business of a caller's.
+            raise LedgerUnavailable("The ledger does not answer.", retry_after=1) from None
         return balance(mine(self.policies.current.teams.get(caller.team), caller, known, now))
 
     def _hosts(self) -> list[dict[str, Any]]:
@@ -208,6 +217,9 @@ class Gateway:
         return report
 
     def _announce(self, data: tuple[str, int], admin: tuple[str, int]) -> None:
+        if any(team.budgets for team in self.policies.current.teams.values()):
+            # Half a second's work, which the first stretched answer would wait for.
+            asyncio.get_running_loop().run_in_executor(None, warm)
         names = sorted(self.accounts(self.policies.current).currencies)
         log.info("serving on http://%s:%s/v1, admin on http://%s:%s; hosts: %s", *data, *admin, ", ".join(names) or "none is configured")
         if not names:

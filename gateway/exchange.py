@@ -170,7 +170,7 @@ class _Course:
         try:
             if self._rules is not None:
                 await self._admit(self._rules)
-            journey, stretch = await self._hold(self._plan())
+            journey, stretch = await self._hold(await self._planned())
         except FaregateError as error:
             if self._rules is not None:
                 await self._leave(self._rules, 0)
@@ -200,6 +200,14 @@ class _Course:
         """Give its place back, once, and correct what was estimated."""
         self._rules = None
         await finished(self._ports.limits.finish(self._request.id, self._caller.team, rules, self._estimated, tokens))
+
+    async def _planned(self) -> Journey:
+        """The plan; where a step of a budget leaves nothing, by what the ledger says now, not by what it said a moment ago."""
+        try:
+            return self._plan()
+        except BudgetExceeded:
+            await self._ports.view.refresh(self._ports.ledger, self._started)
+            return self._plan()
 
     def _plan(self) -> Journey:
         ports = self._ports

@@ -77,6 +77,8 @@ FAMILIES: Final = (
     Family("gauge", "faregate_budget_held", ("team", "budget", "currency"), "What a budget holds for requests under way; take the max."),
     Family("gauge", "faregate_open_streams", (), "Answers being streamed now."),
     Family("gauge", "faregate_host_up", ("host", "model"), "Whether a deployment is in use (1) or left out after failures (0)."),
+    Family("gauge", "faregate_ledger_up", (), "Whether the ledger's store answers (1) or not (0)."),
+    Family("gauge", "faregate_spool_records", (), "Holds and charges that wait on this machine's disk for the ledger's store."),
     Family("gauge", "faregate_redis_up", (), "Whether Redis is in use (1) or left alone after failures (0); none without Redis."),
     Family("gauge", "faregate_policies_info", ("digest",), "The policies in force."),
     Family("gauge", "faregate_card_verified", ("card",), "Whether a rate card was checked against the vendor's list (1) or not (0)."),
@@ -177,6 +179,25 @@ class _Budgets(Protocol):
     def states(self) -> Sequence[BudgetState]: ...
 
 
+class _Ledger(Protocol):
+    """How the ledger is."""
+
+    @property
+    def up(self) -> bool: ...
+
+    @property
+    def unsettled(self) -> int: ...
+
+
+def _gauge(name: str, value: float | None) -> Metric:
+    """A gauge without labels; no samples where there is nothing to say."""
+    (about,) = (family for family in FAMILIES if family.name == name)
+    shown = GaugeMetricFamily(about.name, about.help)
+    if value is not None:
+        shown.add_metric((), value)
+    return shown
+
+
 class Metrics:
     """All metrics of one process, in a registry of their own.
 
@@ -218,6 +239,7 @@ class Metrics:
         self._disputed = counts("disputed")
         self._redis_calls = counts("redis_calls")
         self._redis_up: bool | None = None
+        self._ledger: _Ledger | None = None
         self._first_token = times("time_to_first_token")
         self._duration = times("request_duration")
         self._overhead = times("overhead")
@@ -260,6 +282,10 @@ class Metrics:
     def redis_up(self, up: bool) -> None:
         self._redis_up = up
 
+    def watch(self, ledger: _Ledger) -> None:
+        """Show how this ledger is from now on."""
+        self._ledger = ledger
+
     def predicted(self, host: str, model: str, hit_tokens: int) -> None:
         self._predicted_hits.add((self._host(host), self._model(host, model)), hit_tokens)
 
@@ -291,14 +317,9 @@ class Metrics:
             elif family.kind == "histogram":
                 yield self._times[family.name].family(family)
         yield from self._budget_gauges()
-        yield self._redis_gauge()
-
-    def _redis_gauge(self) -> Metric:
-        (about,) = (family for family in FAMILIES if family.name == "faregate_redis_up")
-        shown = GaugeMetricFamily(about.name, about.help)
-        if self._redis_up is not None:
-            shown.add_metric((), self._redis_up)
-        return shown
+        yield _gauge("faregate_redis_up", self._redis_up)
+        yield _gauge("faregate_ledger_up", None if self._ledger is None else self._ledger.up)
+        yield _gauge("faregate_spool_records", None if self._ledger is None else self._ledger.unsettled)
 
     def _budget_gauges(self) -> Iterator[Metric]:
         """The ledger's figures for every budget in force; those of the keys of one budget are added up, so that series stay few."""

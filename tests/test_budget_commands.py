@@ -323,6 +323,7 @@ def test_the_balance_is_what_the_ledger_has_left_in_deepseeks_shape(desk: Desk, 
 
 
 def test_a_caller_without_budgets_has_no_figure(desk: Desk) -> None:
+    desk.write(LIVE.replace("AMOUNT", "2.5").replace("team: search", "team: free").partition("budgets:")[0])
     assert balance(desk.gateway, key=KEY + "2") == {"is_available": True, "balance_infos": []}
 
 
@@ -357,6 +358,7 @@ def test_where_one_team_has_a_file_a_team_without_one_may_use_nothing(desk: Desk
     assert (status, error["code"]) == (403, "not_allowed")
     assert "Team free has no file in policies/teams/" in error["message"]
     assert get_json(desk.gateway.base_url + "/models", {"authorization": f"Bearer {KEY}2"})["data"] == []
+    assert balance(desk.gateway, key=KEY + "2") == {"is_available": False, "balance_infos": []}
 
 
 def test_the_admin_api_shows_budgets_teams_and_spend(desk: Desk) -> None:

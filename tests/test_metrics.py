@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import prometheus_client
 import pytest
@@ -287,6 +288,12 @@ def test_budgets_are_the_ledgers_with_the_keys_added_up(policies: Policies) -> N
         of("limit", "month"): 500, of("spent", "month"): 1.25, of("held", "month"): 1e-9,
         of("limit", "day"): 20, of("spent", "day"): 0, of("held", "day"): 0,
     }  # fmt: skip
+
+
+def test_the_ledger_and_its_spool_are_shown_as_they_are(metrics: Metrics) -> None:
+    assert value(metrics, "faregate_ledger_up", {}) is None
+    metrics.watch(SimpleNamespace(up=False, unsettled=3))
+    assert (value(metrics, "faregate_ledger_up", {}), value(metrics, "faregate_spool_records", {})) == (0, 3)
 
 
 def test_redis_is_up_or_down_and_nothing_where_there_is_none(metrics: Metrics) -> None:

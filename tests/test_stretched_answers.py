@@ -322,3 +322,15 @@ def test_two_answers_of_one_request_share_its_hold(tmp_path: Path) -> None:
         assert sorted(finishes) == [(0, "length"), (1, "length")]
         assert (budget.held, budget.overrun) == (0, 0)
         assert budget.limit - STEP * 397 < budget.spent <= budget.limit
+
+
+def test_a_step_refuses_by_what_the_ledger_says_and_not_by_what_it_said_a_moment_ago(tmp_path: Path) -> None:
+    steps = [{"at": 50, "only": ["local"]}]
+    long = {**ask("answer=20 reasoning=0"), "max_tokens": 30}
+    long["messages"] = [{"role": "system", "content": "The clerk counts the coins and closes the gate. " * 400}, *long["messages"]]
+    with Stage(tmp_path, [team_of("late", total("0.002"), steps=steps)]) as stage:
+        answers = [stage.chat("late", long) for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200] * 3
+        # The second hold took the budget beyond the step; its charge, most of it cache hits, has not.
+        assert lefts(answers[1][1])["total"] < nano("0.001")
+        assert stage.budget("late").spent < nano("0.001")

@@ -167,11 +167,25 @@ def problems_of(tmp_path: Path, old: str, new: str) -> list[str]:
         (", only: [local]", "", "9: a step that changes nothing. Hint: say `prefer`, `max_output` or `only`"),
         ("budget: month", "budget: day", "6: budget `day` stands twice in team `search`. Hint: give each its own name"),
         ('"500.00"', '"0"', "6: a budget of 0 refuses every request. Hint: state an amount"),
-        ('"500.00"', "500.00", '6: `budgets.1.amount`: should be a text, not the number 500.0. Hint: write it in quotes, "500.0"'),
+        ('"500.00"', "500.00", '6: `budgets.1.amount`: should be a text, not the number 500.00. Hint: write it in quotes, "500.00"'),
+        ('"500.00"', "500", '6: `budgets.1.amount`: should be a text, not the number 500. Hint: write it in quotes, "500"'),
+        ('"500.00"', "1e3", '6: `budgets.1.amount`: should be a text, not the number 1e3. Hint: write it in quotes, "1000.0"'),
+        ('"500.00"', '"5,00"', "6: `budgets.1.amount`: is not a plain decimal: '5,00'. Hint: write it as \"5.00\""),
+        ('"500.00"', '"five"', "6: `budgets.1.amount`: is not a plain decimal: 'five'. Hint: write digits and a dot, such as \"0.66\""),
+        (
+            "currency: USD, period: month",
+            "currency: usd, period: month",
+            "6: `budgets.1.currency`: must be a currency code in capitals such as USD or CNY, not 'usd'. Hint: write USD",
+        ),
         (
             "Asia/Shanghai",
             "Asia/Shangai",
-            "5: `budgets.0.zone`: is not an IANA time zone: 'Asia/Shangai'. Hint: write UTC or Asia/Shanghai",
+            "5: `budgets.0.zone`: is not an IANA time zone: 'Asia/Shangai'. Hint: did you mean Asia/Shanghai?",
+        ),
+        (
+            "Asia/Shanghai",
+            "Europe/Berln",
+            "5: `budgets.0.zone`: is not an IANA time zone: 'Europe/Berln'. Hint: did you mean Europe/Berlin?",
         ),
         ("period: month", "period: monthly", "6: `budgets.1.period`: should be 'hour', 'day', 'week', 'month' or 'total', not \"monthly\""),
         ("prefer: cheapest", "perfer: cheapest", "8: `perfer` is not a known key. Hint: did you mean `prefer`?"),
@@ -181,6 +195,74 @@ def test_a_mistake_in_a_teams_file_has_its_line_and_remedy(tmp_path: Path, old: 
     found = problems_of(tmp_path, old, new)
     assert len(found) == (1 if problem else 0), found
     assert not problem or found[0].startswith(problem), found
+
+
+@pytest.mark.parametrize(
+    ("number", "meant"),
+    [("5,00", '"5.00"'), ("1,000.00", '"1000.00"'), ("1,000", '"1000" or "1.000"'), ("5", '"5"')],
+)
+def test_a_number_that_a_comma_cuts_between_braces_is_shown_whole(tmp_path: Path, number: str, meant: str) -> None:
+    amount, *rest = problems_of(tmp_path, '"500.00"', number)[::-1]
+
+    assert amount == f"6: `budgets.1.amount`: should be a text, not the number {number}. Hint: write it in quotes, {meant}"
+    assert [line.partition("Hint: ")[2] for line in rest] == (
+        ["between braces a comma ends a value: write the number before it with a dot, in quotes"] if "," in number else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("amount", "meant"),
+    [
+        ("5,00", '"5.00"'),
+        ("1,000.00", '"1000.00"'),
+        ("1.000,50", '"1000.50"'),
+        ("1,000,000", '"1000000"'),
+        ("1.000.000", '"1000000"'),
+        ("1，000.00", '"1000.00"'),
+        ("1,000", '"1000" or "1.000"'),
+        ("0,500", '"0.500"'),
+        ("1 000.00", '"1000.00"'),
+        ("1_000", '"1000"'),
+        ("12,34", '"12.34"'),
+        ("$5", '"5"'),
+        ("5.00 USD", '"5.00"'),
+        (".5", '"0.5"'),
+        ("5.", '"5"'),
+        ("", ""),
+        ("-5", ""),
+        ("1,00,0", ""),
+        ("1,2.3,4", ""),
+        ("1.000,000.00", ""),
+    ],
+)
+def test_an_amount_is_shown_in_the_right_form_where_it_can_be_guessed(amount: str, meant: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        TeamRow.model_validate({**SEARCH, "budgets": [{**SEARCH["budgets"][0], "amount": amount}]})
+    hint = f"write it as {meant}" if meant else 'write digits and a dot, such as "0.66"'
+    assert error.value.errors()[0]["msg"].partition("Hint: ")[2] == hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("currency", "cny", "write CNY"),
+        ("currency", "Usd ", "write USD"),
+        ("currency", "rmb", "write CNY"),
+        ("currency", "dollars", "write USD"),
+        ("currency", "money", "write USD or CNY"),
+        ("zone", "europe/berlin", "did you mean Europe/Berlin?"),
+        ("zone", "Shanghai", "did you mean Asia/Shanghai?"),
+        ("zone", "utc", "did you mean UTC?"),
+        ("zone", "Asia/Bejing", "write UTC or Asia/Shanghai"),
+        ("zone", "GMT+8", "write UTC or Asia/Shanghai"),
+        ("zone", "Mars", "write UTC or Asia/Shanghai"),
+        ("zone", "", "write UTC or Asia/Shanghai"),
+    ],
+)
+def test_the_hint_is_the_near_word_where_there_is_one(key: str, value: str, hint: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        TeamRow.model_validate({**SEARCH, "budgets": [{**SEARCH["budgets"][0], key: value}]})
+    assert error.value.errors()[0]["msg"].partition("Hint: ")[2] == hint
 
 
 def test_the_file_itself_is_right(tmp_path: Path) -> None:
@@ -217,3 +299,38 @@ def test_a_rate_that_is_not_in_force_yet_does_not_count(tmp_path: Path) -> None:
 def test_steps_without_a_budget_are_a_warning(tmp_path: Path) -> None:
     (text,) = warned(tmp_path, 'team: search\nroutes: ["*"]\nsteps: [{at: 80, prefer: cheapest}]\n')
     assert text == "team search has steps but no budget: they count for keys with a budget of their own only"
+
+
+ONLY = 'team: search\nroutes: {routes}\nbudgets: [{{budget: day, amount: "5", currency: USD, period: day}}]\nsteps: {steps}\n'
+
+
+@pytest.mark.parametrize(
+    ("routes", "steps", "warnings"),
+    [
+        ('["deepseek-*"]', "[{at: 95, only: [local]}]", ["from 95 % on, only local may serve"]),
+        ('["deepseek-*"]', "[{at: 95, only: [local/r1, local-vllm]}]", ["from 95 % on, only local/r1, local-vllm may serve"]),
+        ('["deepseek-*", "novita/*"]', "[{at: 95, only: [local]}]", ["from 95 % on, only local may serve"]),
+        (
+            '["deepseek-*"]',
+            "[{at: 80, only: [local]}, {at: 90, only: [local], max_output: 9}, {at: 95, only: [local-vllm]}]",
+            ["from 80 % on, only local may serve", "from 95 % on, only local-vllm may serve"],
+        ),
+        ('["novita/*"]', "[{at: 95, only: [novita/deepseek/deepseek-r1-0528]}]", []),
+        ('["deepseek-*", local/r1]', "[{at: 95, only: [local]}]", []),
+        ('["deepseek-*", local/r1]', "[{at: 95, only: [local/r1-0528]}]", ["from 95 % on, only local/r1-0528 may serve"]),
+        ('["*"]', "[{at: 95, only: [local]}]", []),
+        ('["deepseek-*"]', "[{at: 95, only: [local, novita]}]", []),
+        ('["deepseek-*"]', "[{at: 95, max_output: 9}]", []),
+    ],
+)
+def test_a_step_that_leaves_nothing_of_any_route_is_a_warning(tmp_path: Path, routes: str, steps: str, warnings: list[str]) -> None:
+    end = (
+        ", and none of its routes has a deployment there. "
+        "Hint: add one to a route in routes.yaml, or let `routes` allow a HOST/MODEL of it"
+    )
+    assert warned(tmp_path, ONLY.format(routes=routes, steps=steps)) == [f"team search: {text}{end}" for text in warnings]
+
+
+def test_what_no_longer_serves_is_no_deployment(tmp_path: Path) -> None:
+    file = ONLY.format(routes='["deepseek-*", RETIRED]', steps="[{at: 95, only: [deepseek]}]")
+    assert warned(tmp_path, file.replace("RETIRED", "deepseek/deepseek-chat")) == []

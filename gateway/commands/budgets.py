@@ -115,6 +115,6 @@ def _notes(report: _Report) -> Iterator[str]:
     if not report.standing.in_force:
         yield "  no longer in the policies in this form: nothing new is held against it"
     if report.standing.state.overrun:
-        yield f"  {decimal_text(report.standing.state.overrun)} went beyond what was held for it"
+        yield f"  {decimal_text(report.standing.state.overrun)} recorded as overrun: charges above holds, holds of streams that may finish"
     for one in report.keys or ():
         yield f"  {one.group}: {decimal_text(one.nano)} {one.currency} in {one.requests} request{'s' if one.requests != 1 else ''}"

@@ -93,6 +93,11 @@ class Steward:
         """How many records wait for the store."""
         return len(self._spool)
 
+    @property
+    def up(self) -> bool:
+        """Whether the store answered the last time that it was asked."""
+        return self._open and not self._outage.down
+
     def ready(self) -> bool:
         if not self._open or self._spool.full:
             return False
