@@ -21,6 +21,7 @@ _ANY_FORM = frozenset(FORMS)
 KWARGS = ("thinking", "enable_thinking")
 # Where they are false, a host writes its thinking unseen: OpenRouter and vLLM, SGLang.
 _HIDING = ("include_reasoning", "stream_reasoning")
+_ANY_HIDING = frozenset((*_HIDING, "reasoning"))
 
 
 class Statement(NamedTuple):
@@ -78,6 +79,8 @@ def reveal(body: dict[str, Any]) -> list[Edit]:
 
     A hold follows what streams, and an answer that is cut is charged by what was seen of it.
     """
+    if _ANY_HIDING.isdisjoint(body):
+        return []
     edits = [dropped(field) for field in _HIDING if body.get(field) is False]
     for edit in edits:
         del body[edit.name.removeprefix("drop_")]
