@@ -175,6 +175,8 @@ def _peak_forgotten(soil: Soil) -> None:
     soil.set(Balance, "_moved", level)
 
 
+# The name under which a gateway runs as the mutants do, but without a fault.
+SOUND: Final = "sound"
 MUTATIONS: Final[dict[str, Mutation]] = {
     "refund-on-expiry": Mutation("a hold whose lease ran out costs nothing", _refund_on_expiry, kill=True),
     "settle-twice": Mutation("the same settle twice is two charges", _settle_twice, kill=True),
