@@ -27,7 +27,7 @@ from gateway.policy_files import Entry, Problems, R, digest_of, kind_of, read_fo
 from gateway.prices import CardRow, Prices
 from gateway.routes import Route, RouteRow, RouteTarget, route_of
 from gateway.rows import Row
-from gateway.teams import TeamRow, matches
+from gateway.teams import TeamRow, admits, matches
 
 KINDS: Mapping[str, type[Row]] = MappingProxyType(
     {
@@ -100,7 +100,22 @@ class Policies:
         for team in self.teams.values():
             if team.steps and not team.budgets:
                 yield f"team {team.team} has steps but no budget: they count for keys with a budget of their own only"
+            yield from self._step_warnings(team, at)
         yield from self.unconvertible({host: self._usual_currency(host) for host in self.hosts}, at)
+
+    def _step_warnings(self, team: TeamRow, at: datetime) -> Iterator[str]:
+        for only, percent in sorted(team.onlys().items(), key=lambda item: item[1]):
+            if not any(admits(only, target.host, target.model) for target in self._targets(team, at)):
+                yield (
+                    f"team {team.team}: from {percent} % on, only {', '.join(only)} may serve, and none of its routes has a deployment "
+                    "there. Hint: add one to a route in routes.yaml, or let `routes` allow a HOST/MODEL there"
+                )
+
+    def _targets(self, team: TeamRow, at: datetime) -> Iterator[RouteTarget]:
+        """Every deployment of this instant that a name leads to, a route's or HOST/MODEL, for which the team may ask."""
+        for name, route in {**self.direct, **self.routes}.items():
+            if team.may_ask(name):
+                yield from (one for one in route.deployments if self.deployment(one.host, one.model, at))
 
     def unconvertible(self, currencies: Mapping[str, str], at: datetime) -> Iterator[str]:
         """The budgets that hosts billed in these currencies could not be charged to, for want of a rate."""

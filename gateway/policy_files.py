@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -22,6 +23,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.prices import decimals
 from gateway.rows import Row
 
 Loc = tuple[str | int, ...]
@@ -229,7 +231,7 @@ def _explain(errors: list[ErrorDetails], node: yaml.Node, model: type[Row]) -> l
     texts: dict[Loc, list[str]] = {}
     for error in errors:
         path = _walk(node, error["loc"])[1]
-        texts.setdefault(path, []).append(_text(error, path, model))
+        texts.setdefault(path, []).append(_text(error, path, model, node))
     kept = [path for path in texts if _own(errors, path) or not any(_inside(other, path) for other in texts)]
     return [(path, text) for path in kept for text in _merged(texts[path])]
 
@@ -256,30 +258,56 @@ def _merged(texts: list[str]) -> list[str]:
     return [f"{where}{marker}{' or '.join(kinds)}, not {not_}", *(text for text in texts if text not in choices)]
 
 
-def _text(error: ErrorDetails, path: Loc, model: type[Row]) -> str:
+def _text(error: ErrorDetails, path: Loc, model: type[Row], node: yaml.Node) -> str:
     loc, kind = error["loc"], error["type"]
     if kind == "extra_forbidden":
-        return f"`{loc[-1]}` is not a known key. {_suggest(str(loc[-1]), _keys(model, loc[:-1]))}"
+        key = str(loc[-1])
+        if _FLOAT.fullmatch(key):
+            return (
+                f"`{key}` is not a known key. Hint: between braces a comma ends a value: write the number before it with a dot, in quotes"
+            )
+        return f"`{key}` is not a known key. {suggest(key, keys_of(model, loc[:-1]))}"
     if kind == "missing":
         return f"`{loc[-1]}` is missing"
     where = ".".join(str(part) for part in path) or "the row"
-    said = str(error["ctx"]["error"]) if kind == "value_error" else _expected(error)
+    said = str(error["ctx"]["error"]) if kind == "value_error" else _expected(error, _written(node, path))
     return f"`{where}`: {said}"
 
 
-def _expected(error: ErrorDetails) -> str:
+def _expected(error: ErrorDetails, written: str) -> str:
     value, said = error["input"], _SUBJECT.sub("should", error["msg"])
     if error["type"] == "string_type" and isinstance(value, (int, float)):
-        return f'should be a text, not the number {value}. Hint: write it in quotes, "{value}"'
+        text = written or str(value)
+        meant = decimals(text) or (str(value),)
+        return f"should be a text, not the number {text}. Hint: write it in quotes, " + " or ".join(f'"{guess}"' for guess in meant)
     return said if isinstance(value, (dict, list)) else f"{said}, not {json.dumps(value)}"
 
 
-def _suggest(key: str, known: list[str]) -> str:
+def _written(node: yaml.Node, path: Loc) -> str:
+    """A number as its author wrote it, "" for what is none; with the rest that a comma between braces cut off: `{amount: 5,00}`."""
+    text = ""
+    for part in path:
+        text = ""
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            index = next(index for index, (key, _) in enumerate(node.value) if key.value == part)
+            rest = takewhile(_cut_off, node.value[index + 1 :])
+            node, text = node.value[index][1], "".join(f",{key.value}" for key, _ in rest)
+    return f"{node.value}{text}" if isinstance(node, yaml.ScalarNode) and _FLOAT.fullmatch(node.value) else ""
+
+
+def _cut_off(pair: tuple[yaml.Node, yaml.Node]) -> bool:
+    return all(isinstance(node, yaml.ScalarNode) for node in pair) and bool(_FLOAT.fullmatch(pair[0].value)) and not pair[1].value
+
+
+def suggest(key: str, known: list[str]) -> str:
+    """A hint for a key that is not known: the nearest one that is, else all of them."""
     close = get_close_matches(key, known, n=1)
     return f"Hint: did you mean `{close[0]}`?" if close else f"Hint: known here are {', '.join(known)}"
 
 
-def _keys(model: type[Row], path: Loc) -> list[str]:
+def keys_of(model: type[Row], path: Loc) -> list[str]:
     """The keys that a schema knows at a path."""
     row = model
     for part in path:

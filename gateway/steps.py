@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 from gateway.outcome import BudgetState
-from gateway.teams import StepRow
+from gateway.teams import StepRow, admits
 
 
 class Use(NamedTuple):
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
     def admits(self, host: str, model: str) -> bool:
         """Whether `only` leaves this deployment."""
-        return self.only is None or host in self.only or f"{host}/{model}" in self.only
+        return admits(self.only, host, model)
 
 
 NO_STEP: Final = Step()

@@ -71,6 +71,10 @@ class TeamRow(Row):
         """Whether a name, a route's or HOST/MODEL, is among `routes`."""
         return any(matches(pattern, name) for pattern in self.routes)
 
+    def onlys(self) -> dict[tuple[str, ...], int]:
+        """What the `only` of its steps leaves, and the per cent from which it does."""
+        return {row.only: row.at for row in reversed(self.steps) if row.only}
+
     def may_use(self, host: str) -> bool:
         return self.hosts is None or host in self.hosts
 
@@ -112,6 +116,11 @@ class TeamRow(Row):
 
 def _repeats(lower: StepRow, higher: StepRow) -> bool:
     return all(getattr(higher, key) in (None, getattr(lower, key)) for key in ("prefer", "max_output", "only"))
+
+
+def admits(only: tuple[str, ...] | None, host: str, model: str) -> bool:
+    """Whether the `only` of a step leaves this deployment."""
+    return only is None or host in only or f"{host}/{model}" in only
 
 
 def matches(pattern: str, name: str) -> bool:

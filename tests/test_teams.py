@@ -218,7 +218,7 @@ def test_a_number_that_a_comma_cuts_between_braces_is_shown_whole(tmp_path: Path
         ("1.000,50", '"1000.50"'),
         ("1,000,000", '"1000000"'),
         ("1.000.000", '"1000000"'),
-        ("1，000.00", '"1000.00"'),
+        ("1\uff0c000.00", '"1000.00"'),
         ("1,000", '"1000" or "1.000"'),
         ("0,500", '"0.500"'),
         ("1 000.00", '"1000.00"'),
@@ -325,12 +325,12 @@ ONLY = 'team: search\nroutes: {routes}\nbudgets: [{{budget: day, amount: "5", cu
 )
 def test_a_step_that_leaves_nothing_of_any_route_is_a_warning(tmp_path: Path, routes: str, steps: str, warnings: list[str]) -> None:
     end = (
-        ", and none of its routes has a deployment there. "
-        "Hint: add one to a route in routes.yaml, or let `routes` allow a HOST/MODEL of it"
+        ", and none of its routes has a deployment there. Hint: add one to a route in routes.yaml, or let `routes` allow a HOST/MODEL there"
     )
     assert warned(tmp_path, ONLY.format(routes=routes, steps=steps)) == [f"team search: {text}{end}" for text in warnings]
 
 
 def test_what_no_longer_serves_is_no_deployment(tmp_path: Path) -> None:
-    file = ONLY.format(routes='["deepseek-*", RETIRED]', steps="[{at: 95, only: [deepseek]}]")
-    assert warned(tmp_path, file.replace("RETIRED", "deepseek/deepseek-chat")) == []
+    file = ONLY.format(routes="[novita/deepseek/deepseek-r1-0528, deepseek/deepseek-chat]", steps="[{at: 95, only: [deepseek]}]")
+    (text,) = warned(tmp_path, file)
+    assert text.startswith("team search: from 95 % on, only deepseek may serve, ")

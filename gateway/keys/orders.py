@@ -14,6 +14,7 @@ from gateway.keys.port import KeyProblem
 from gateway.keys.secret import MARK
 from gateway.money import exact_nano
 from gateway.policies import Policies
+from gateway.policy_files import keys_of, suggest
 from gateway.prices import Currency, Price, Zone
 from gateway.request import OwnBudget
 from gateway.rows import Row
@@ -83,11 +84,17 @@ def checked(kind: type[Order] | type[Rotation], fields: Any) -> Any:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        raise KeyProblem("; ".join(_problem(entry) for entry in error.errors(include_url=False, include_input=False))) from None
+        raise KeyProblem("; ".join(_problem(entry, kind) for entry in error.errors(include_url=False))) from None
 
 
-def _problem(entry: Any) -> str:
-    where = ".".join(str(part) for part in entry["loc"]) or "the body"
+def _problem(entry: Any, kind: type[Row]) -> str:
+    loc, given = entry["loc"], entry["input"]
+    where = ".".join(str(part) for part in loc) or "the body"
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: is not a known field. {suggest(str(loc[-1]), keys_of(kind, loc[:-1]))}"
+    # Only a number is shown again: a text may be a key that was put in the wrong place.
+    if entry["type"] == "string_type" and isinstance(given, (int, float)) and not isinstance(given, bool):
+        return f'{where}: must be a text, not the number {given}. Hint: write it in quotes, "{given}"'
     reason = entry["msg"].removeprefix("Value error, ")
     return f"{where}: {reason[:1].lower()}{reason[1:]}"
 
