@@ -170,7 +170,7 @@ class _Course:
         try:
             if self._rules is not None:
                 await self._admit(self._rules)
-            journey, stretch = await self._hold(await self._planned())
+            journey, stretch = await self._hold(self._plan() if self._team is None else await self._planned())
         except FaregateError as error:
             if self._rules is not None:
                 await self._leave(self._rules, 0)
