@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,41 +23,11 @@ from gateway.ledger.port import TRANSITIONS, Event, HoldError, State, Store
 from gateway.ledger.postgres import PostgresStore
 from gateway.ledger.sqlite import SqliteStore
 from gateway.money import Parts
-from gateway.outcome import Attempt, BudgetState, Claim, Grant, Hold, LedgerRow
-from gateway.usage import Sources, Usage
+from gateway.outcome import BudgetState, Claim, Grant, Hold, LedgerRow
+from tests.ledgers import HOLD, ROW
 
-AT = datetime(2026, 11, 20, 2, 0, 0, 123456, tzinfo=UTC)
 ENDS = datetime(2026, 11, 21, tzinfo=UTC)
 LEASE = 30.0
-HOLD = Hold("r1", "search", "search-1a2b3c", "r", "deepseek", "deepseek-v4-pro", "USD", 900, 500, 900, "card", "9f", AT)
-ROW = LedgerRow(
-    id="r1",
-    team="search",
-    key="search-1a2b3c",
-    route="r",
-    host="deepseek",
-    model="deepseek-v4-pro",
-    contract="deepseek-v4-pro",
-    edits=("max_tokens=9000->8192", "drop_user"),
-    usage=Usage(64, 10, 30, 12, Sources(reasoning="unknown")),
-    currency="USD",
-    nano=400,
-    parts=Parts(50, 150, 200),
-    card="card",
-    window="peak",
-    policies="9f",
-    started=AT,
-    ended=AT + timedelta(seconds=3, microseconds=1),
-    status="ok",
-    stopped=None,
-    attempts=(Attempt("gmi", "v4", "upstream_error", "none", 0), Attempt("deepseek", "deepseek-v4-pro", "ok", "known", 400)),
-    expected_nano=500,
-    worst_nano=900,
-    host_nano=399,
-    disputed=True,
-    stream=True,
-)
-RELEASED = replace(ROW, nano=0, usage=None, parts=None, status="client_error", attempts=())
 DAY = Claim("search", "day", "", "2026-11-20", "USD", 10_000, ENDS)
 
 

@@ -32,9 +32,10 @@ from gateway.ledger.verify import BUDGETS as BUDGETS_OF_A_FILE
 from gateway.ledger.verify import INVARIANTS as INVARIANTS_OF_A_FILE
 from gateway.outcome import Claim, Grant
 from tests.harness import LiveGateway
+from tests.ledgers import AT, HOLD, ROW
 from tests.servers import PostgresServer, free_port, program
 from tests.shell import json_of, said
-from tests.stores import AT, DAY, HOLD, LEASE, ROW, PostgresPlace, charged, many_holds
+from tests.stores import DAY, LEASE, PostgresPlace, charged, many_holds
 
 ASKS = replace(HOLD, nano=100, least=100, worst=100, claims=(DAY,))
 QUICK = 0.5

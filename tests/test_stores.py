@@ -17,24 +17,8 @@ from gateway.errors import AlreadyDone, BudgetExceeded, IdempotencyMismatch, InF
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State, Store
 from gateway.outcome import BudgetState, Claim, Grant, Hold, Idempotency
 from gateway.usage import Sources, Usage
-from tests.stores import (
-    AT,
-    DAY,
-    ENDS,
-    HOLD,
-    LEASE,
-    RELEASED,
-    ROW,
-    Account,
-    Model,
-    Place,
-    PostgresPlace,
-    SqlitePlace,
-    account_of,
-    charged,
-    many_holds,
-    name,
-)
+from tests.ledgers import AT, HOLD, RELEASED, ROW
+from tests.stores import DAY, ENDS, LEASE, Account, Model, Place, PostgresPlace, SqlitePlace, account_of, charged, many_holds, name
 
 MONTH = Claim("search", "month", "", "2026-11", "USD", 50_000, None)
 KEYS = Claim("search", "key", "search-1a2b3c", "2026-11", "CNY", 70_000, None, (71, 10))

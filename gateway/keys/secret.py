@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from gateway.ledger.opening import sync_folder
+
 # What every key begins with, so that people and scanners know one when they see it.
 MARK: Final = "fg-"
 _RANDOM_BYTES: Final = 32
@@ -85,12 +87,4 @@ def _create(path: Path) -> None:
         pass
     finally:
         os.unlink(name)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Final, TypeVar
 
 import apsw
@@ -17,10 +16,10 @@ from gateway.errors import LedgerUnavailable
 from gateway.keys.columns import COLUMNS, NAMES, SCHEMA_VERSION, keys_of, micros, tables, values
 from gateway.keys.port import Key, KeyProblem, NameTaken, PepperDiffers, Table
 from gateway.ledger.columns import microseconds
+from gateway.ledger.opening import keep_a_log
 
 T = TypeVar("T")
 PATIENCE_SECONDS: Final = 5.0
-_PAUSE_SECONDS: Final = 0.005
 _INSERT: Final = f"INSERT INTO key ({NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 
@@ -94,7 +93,7 @@ def _open(path: Path, patience: float, check: bytes) -> apsw.Connection:
     db = apsw.Connection(str(path))
     try:
         db.set_busy_timeout(round(patience * 1000))
-        _keep_a_log(db, patience)
+        keep_a_log(db, patience)
         # A key that was shown, and one that was revoked, stay so through a power cut. The ledger makes the checkpoints.
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
@@ -103,19 +102,6 @@ def _open(path: Path, patience: float, check: bytes) -> apsw.Connection:
         db.close()
         raise
     return db
-
-
-def _keep_a_log(db: apsw.Connection, patience: float) -> None:
-    """SQLite does not wait where two processes turn one new file to WAL at once, so this does."""
-    until = monotonic() + patience
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
-            return
-        except apsw.BusyError:
-            if monotonic() > until:
-                raise
-            sleep(_PAUSE_SECONDS)
 
 
 def _create(db: apsw.Connection, check: bytes) -> None:

@@ -24,6 +24,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, Encoder
 
 from gateway.errors import LedgerUnavailable
+from gateway.ledger.opening import sync_folder
 from gateway.ledger.port import Event
 from gateway.outcome import Hold, LedgerRow
 
@@ -243,7 +244,7 @@ class _File:
                 raise OSError(f"{path.name} is locked by somebody else")
             sleep(0.005)
         file = cls(path, lock, _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
-        _sync_folder(folder)
+        sync_folder(folder)
         return file
 
     @classmethod
@@ -324,15 +325,6 @@ def _lock(path: Path, flags: int) -> int | None:
         raise
     os.close(descriptor)
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """After it, a power cut does not take away the file that was made in the folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _say_given_up(record: Record, why: str) -> None:

@@ -13,7 +13,6 @@ from datetime import datetime
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -23,6 +22,7 @@ from gateway.ledger import budget_rows, operations, reading
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
+from gateway.ledger.opening import keep_a_log, sync_folder
 from gateway.ledger.port import Event, Spend, SpendBy
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import Operation, Writer
@@ -36,7 +36,6 @@ OLDEST_SQLITE: Final = (3, 51, 3)
 # Each makes the next version of the tables, in a new file and in one that is older.
 _SCHEMAS: Final = ("schema.sql", "schema_2.sql")
 PATIENCE_SECONDS: Final = 5.0
-_PAUSE_SECONDS: Final = 0.005
 LOG_PAGES: Final = 4000
 
 _COLUMNS = ", ".join(REQUEST)
@@ -234,30 +233,17 @@ class SqliteStore:
 def _open(path: Path, patience: float) -> _File:
     path.parent.mkdir(parents=True, exist_ok=True)
     keeper = _connect(path, patience)
-    _keep_a_log(keeper, patience)
+    keep_a_log(keeper, patience)
     keeper.execute("PRAGMA synchronous = FULL")
     _create(keeper)
     # After it the log exists, and the tables and its header are on the disk: the loop's connection need flush none of them.
     touch_log(keeper)
     keeper.execute("PRAGMA synchronous = NORMAL")
     log = os.open(keeper.filename_wal, os.O_RDONLY)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     # Without a timeout: it must not stop the loop while another process writes, so the writer asks again.
     writer = _connect(path, 0)
     return _File(writer, keeper, _reader(path, patience), _reader(path, patience), log)
-
-
-def _keep_a_log(db: apsw.Connection, patience: float) -> None:
-    """SQLite does not wait where two processes turn one new file to WAL at once, so this does."""
-    until = monotonic() + patience
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
-            return
-        except apsw.BusyError:
-            if monotonic() > until:
-                raise
-            sleep(_PAUSE_SECONDS)
 
 
 def _connect(path: Path, patience: float) -> apsw.Connection:
@@ -276,15 +262,6 @@ def _reader(path: Path, patience: float) -> apsw.Connection:
     db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     db.set_busy_timeout(round(patience * 1000))
     return db
-
-
-def _sync_folder(folder: Path) -> None:
-    """After it, a power cut does not take away files that were made in the folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _close(file: _File) -> None:

@@ -1,0 +1,37 @@
+"""Opening a file of SQLite that another process may be making just now, so that a power cut does not take it away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Final
+
+import apsw
+
+_PAUSE_SECONDS: Final = 0.005
+
+
+def keep_a_log(db: apsw.Connection, patience: float) -> None:
+    """The file is in WAL mode; apsw.BusyError after `patience` seconds.
+
+    SQLite does not wait where two processes turn one new file to WAL at once, so this does.
+    """
+    until = monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if monotonic() > until:
+                raise
+            sleep(_PAUSE_SECONDS)
+
+
+def sync_folder(folder: Path) -> None:
+    """After it, a power cut does not take away files that were made in the folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
