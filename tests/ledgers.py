@@ -83,6 +83,8 @@ class Embedded(Steward):
 
 def look(path: Path, query: str) -> list[tuple[apsw.SQLiteValue, ...]]:
     connection = apsw.Connection(str(path))
+    # The ledger's own housekeeping may be writing just now.
+    connection.set_busy_timeout(5000)
     try:
         return connection.execute(query).fetchall()
     finally:
