@@ -271,7 +271,6 @@ async def test_three_that_start_at_once_on_an_empty_database_make_one_ledger(pla
     await asyncio.gather(*(store.start() for store in stores))
 
     grants = await asyncio.gather(*(many_holds(store, str(n), [replace(ASKS, id=f"{n}")]) for n, store in enumerate(stores)))
-    assert await asyncio.gather(*(store.meta("pepper", str(n)) for n, store in enumerate(stores))) in [["0"] * 3, ["1"] * 3, ["2"] * 3]
 
     assert [len(got) for got in grants] == [1, 1, 1]
     assert await place.look("SELECT value FROM meta WHERE name = 'schema_version'") == [(str(len(MIGRATIONS)),)]

@@ -81,6 +81,7 @@ class Front:
         except body.ClientLeft:
             return
         except Exception:
+            # What was sent has been settled by the exchange; the client learns the id under which the log has the cause.
             log.exception("request %s failed inside the gateway", call.responder.id)
             await call.fail(_Internal("The gateway failed; the request id finds the cause in its log."), self._max_body)
 

@@ -122,6 +122,7 @@ class Cycle(Gone):
         try:
             await app(scope, self.receive, self.send)
         except Exception:
+            # The connection must still learn that this answer is over, whatever the application's mistake was.
             log.exception("an application failed")
         finally:
             if not self.over:

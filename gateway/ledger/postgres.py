@@ -61,10 +61,6 @@ class PostgresStore:
     def commits(self) -> int:
         return self._writer.figures.batches
 
-    async def meta(self, name: str, value: str) -> str:
-        """What all replicas have under this name: the value that the first of them gave."""
-        return await self._writer.keep(name, value)
-
     async def hold(self, hold: Hold, owner: str, lease: float, *, forced: bool = False) -> Grant:
         operation = {"op": "hold", "owner": owner, "lease": round(lease * 1_000_000), "forced": forced, **_hold(hold)}
         about: tuple[str, ...] = (hold.id,)

@@ -279,16 +279,6 @@ BEGIN
     RETURN '[' || array_to_string(answers, ',') || ']';
 END $$;
 
--- What all replicas have under a name: the value that the first of them gave.
-CREATE FUNCTION faregate.keep(kept_name text, first_value text) RETURNS text LANGUAGE plpgsql
-SET search_path = faregate, pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM begin_batch();
-    INSERT INTO meta (name, value) VALUES (kept_name, first_value) ON CONFLICT DO NOTHING;
-    RETURN (SELECT value FROM meta WHERE name = kept_name);
-END $$;
-
 -- Gives those of these holds that are open a new lease; the number of them.
 CREATE FUNCTION faregate.renew(ids text[], lease bigint) RETURNS bigint LANGUAGE plpgsql
 SET search_path = faregate, pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off

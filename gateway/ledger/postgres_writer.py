@@ -31,7 +31,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _APPLY: Final = "SELECT faregate.apply($1::jsonb, $2::jsonb)"
 _RENEW: Final = "SELECT faregate.renew($1::text[], $2::bigint)"
 _REAP: Final = "SELECT faregate.reap($1::jsonb, $2::int)"
-_KEEP: Final = "SELECT faregate.keep($1, $2)"
 
 
 def _rules() -> str:
@@ -144,9 +143,6 @@ class Writer:
 
     async def reap(self, most: int) -> int:
         return int(await self._call(_REAP, RULES, most))
-
-    async def keep(self, name: str, value: str) -> str:
-        return str(await self._call(_KEEP, name, value))
 
     async def close(self) -> None:
         """What was submitted is written, if the database takes it."""
