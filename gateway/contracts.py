@@ -104,10 +104,14 @@ class Messages(Row):
 
 
 class Cache(Row):
-    """The prefix cache: `blocks` of `tokens`, or whole `units` (V4: a prefix must match completely)."""
+    """The prefix cache: `blocks` of `tokens`, or whole `units` (V4: a prefix must match completely).
+
+    `ttl` is how long an unused prefix is said to live, in seconds: where routing begins before it has learned better.
+    """
 
     mode: Literal["blocks", "units", "none"] = "blocks"
     tokens: int = 64
+    ttl: int | None = Field(default=None, ge=1)
 
 
 class Contract(Row):

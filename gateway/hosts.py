@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.contracts import Contract, Counts, SendBack
+from gateway.contracts import Cache, Contract, Counts, SendBack
 from gateway.rows import Instant, Row
 
 Switch = Literal["on", "off"]
@@ -26,6 +26,7 @@ class Reads(Row):
     thinking: Literal["thinking", "enable_thinking", "chat_template_kwargs", "reasoning", "none"] = "thinking"
     effort: Literal["reasoning_effort", "reasoning", "none"] = "reasoning_effort"
     usage: Literal["stream_options", "always"] = Field(default="stream_options", description="how usage of a stream is asked for")
+    user: Literal["user_id", "user"] | None = Field(default=None, description="the field by which it keeps users' caches apart")
 
 
 class Writes(Row):
@@ -44,7 +45,9 @@ class Writes(Row):
 
 
 class Limits(Row):
-    concurrent: int | None = None
+    """`concurrent`: requests at a time of one account."""
+
+    concurrent: int | None = Field(default=None, ge=1)
 
 
 class HostFields(Row):
@@ -70,6 +73,7 @@ class HostModel(Row):
     until: Instant | None = None
     thinking: Literal["on", "off"] | None = Field(default=None, description="what this id fixes (deepseek-chat on V4: off)")
     retired: str | None = Field(default=None, description="the host's refusal after `until`; {model} is replaced")
+    cache: Cache | None = Field(default=None, description="the prefix cache here, where it is not the contract's")
     verified: bool = True
     source: str = ""
 
@@ -93,6 +97,7 @@ class Host(Row):
     fields: HostFields = HostFields()
     cancel_stops_billing: bool | None = None
     limits: Limits = Limits()
+    region: str | None = Field(default=None, description="where it computes, as teams name it in `regions`: cn, us, eu")
     models: tuple[HostModel, ...] = ()
     source: str = ""
     checked: str = ""
@@ -135,6 +140,11 @@ class Deployment:
     @cached_property
     def context(self) -> int:
         return self.model.context or self.contract.context.tokens
+
+    @cached_property
+    def cache(self) -> Cache:
+        """How prefixes are cached there, as far as anyone says."""
+        return self.model.cache or self.contract.cache
 
     @property
     def max_output(self) -> int | None:

@@ -117,6 +117,53 @@ class Hold(Struct, frozen=True):
     idempotency: Idempotency | None = None
 
 
+class Option(Struct, frozen=True, omit_defaults=True):
+    """One candidate as the plan saw it: nano-units of its card's currency; `score` is what it was ranked by, in the plan's currency.
+
+    `hit` are the prompt tokens that were expected to be cached there, of `prompt`; `output` those of the answer.
+    """
+
+    name: str
+    currency: str
+    expected: int
+    worst: int
+    prompt: int
+    hit: int
+    output: int
+    score: int | None = None
+    later: int = 0
+    why: str = ""
+
+
+class Break(Struct, frozen=True, omit_defaults=True):
+    """Where a prompt leaves the one before it in the same conversation: by place and size, never by text.
+
+    `part` is "tools" or "messages[0] (system)", `offset` the byte in it, to within `within` bytes; `tokens` are those behind it that
+    could have been cached, `nano` what they cost more for it.
+    """
+
+    part: str
+    offset: int
+    within: int
+    kind: str
+    tokens: int
+    nano: int = 0
+
+
+class PlanNote(Struct, frozen=True, omit_defaults=True):
+    """Why a request went where it went: the candidates in the order of the plan, and what was passed over.
+
+    `conversation` is a digest under a secret key, `turn` counts from 1.
+    """
+
+    options: tuple[Option, ...]
+    passed_over: tuple[str, ...] = ()
+    conversation: str = ""
+    turn: int = 1
+    mode: str = ""
+    broke: Break | None = None
+
+
 class LedgerRow(Struct, frozen=True):
     """One charge, as it is kept for ever. `usage` and `parts` are None only where certainly nothing was billed.
 
@@ -148,6 +195,7 @@ class LedgerRow(Struct, frozen=True):
     host_nano: int | None = None
     disputed: bool = False
     stream: bool = False
+    plan: PlanNote | None = None
 
 
 class Baseline(Struct, frozen=True):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
 from gateway.outcome import Idempotency
+
+NOTHING: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 class OwnBudget(Struct, frozen=True):
@@ -37,6 +41,14 @@ class ChatRequest(Struct, frozen=True):
     beta: bool
     size: int
     idempotency: Idempotency | None = None
+    session: str = ""
+    """Digest of the session that the client names in a header or a field ("" where it names none)."""
+    dry_run: bool = False
+    """Explain what would be done, and do nothing."""
+    recalled: Mapping[int, str] = NOTHING
+    """Reasoning that the client lost and we remember, by the index of its message."""
+    edits: tuple[str, ...] = ()
+    """Edits that were made before any deployment was looked at."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -36,8 +36,11 @@ class RouteRow(Row):
     route: str
     contract: str | tuple[DatedContract, ...] = Field(description="rules max_tokens and parameters for the client; may be dated")
     deployments: tuple[str | TargetRow, ...] = Field(min_length=1)
-    choose: Choose = "order"
+    choose: Choose = "cheapest"
     out_of_range: OutOfRange = "clamp"
+    attempts: int = Field(default=3, ge=1, le=10, description="dispatches of one request at most, the first included")
+    never_pay_twice: bool = Field(default=True, description="no other attempt after one that may have been billed")
+    queue: int | None = Field(default=None, ge=0, description="requests that may wait for a replica of a local engine before others serve")
     note: str = ""
 
     @property
@@ -94,8 +97,11 @@ class Route:
     name: str
     contracts: tuple[tuple[datetime | None, str], ...]
     deployments: tuple[RouteTarget, ...]
-    choose: Choose = "order"
+    choose: Choose = "cheapest"
     out_of_range: OutOfRange = "clamp"
+    attempts: int = 3
+    never_pay_twice: bool = True
+    queue: int | None = None
 
     def contract_at(self, at: datetime) -> str:
         """The name of the contract that rules this instant for the client."""
@@ -107,4 +113,4 @@ class Route:
 
 def route_of(row: RouteRow) -> Route:
     contracts = tuple((dated.until, dated.contract) for dated in row.dated)
-    return Route(row.route, contracts, row.targets, row.choose, row.out_of_range)
+    return Route(row.route, contracts, row.targets, row.choose, row.out_of_range, row.attempts, row.never_pay_twice, row.queue)

@@ -56,12 +56,26 @@ class StepRow(Row):
         return (self.prefer, self.max_output, self.only) != (None, None, None)
 
 
+class VolatileRow(Row):
+    """A line at the head of prompts that changes and so breaks their prefix: taken out, or moved behind the last user message.
+
+    `line` is a regular expression that must match a whole line of a system message, or a name of a known offender.
+    """
+
+    line: str
+    do: Literal["remove", "move"] = "remove"
+
+
 class TeamRow(Row):
     """One team as its author writes it; `routes` may hold patterns such as deepseek-* (a * stands for any text)."""
 
     team: str
     routes: tuple[str, ...] = Field(min_length=1)
     hosts: tuple[str, ...] | None = Field(default=None, min_length=1)
+    regions: tuple[str, ...] | None = Field(default=None, min_length=1, description="regions of hosts that may serve; null: all")
+    isolate: bool = Field(default=False, description="a cache of its own at hosts that can keep one, instead of the account's")
+    recall: bool = Field(default=True, description="whether reasoning that its clients lose may be kept, encrypted, and restored")
+    volatile: tuple[VolatileRow, ...] = ()
     budgets: tuple[BudgetRow, ...] = ()
     limits: LimitsRow = LimitsRow()
     steps: tuple[StepRow, ...] = ()

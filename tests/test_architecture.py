@@ -22,10 +22,10 @@ ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
     "facts": "contracts hosts calendars prices conversions routes teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
-    " shape assemble steps standings router experience budgets",
-    "stores": "ledger keys upstream shared policy_watch budget_view",
-    "course": "watch relay receipts stretch replies exchange",
-    "edges": "front admin metrics emulator demo commands logs timekeeping settings app cli __main__",
+    " shape assemble steps standings router experience budgets prefix survival forecast foresight ranking health volatile breaks",
+    "stores": "ledger keys upstream shared recall policy_watch budget_view",
+    "course": "watch relay receipts stretch replies explain attempts exchange",
+    "edges": "front admin metrics emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
 }
 PURE = ("words", "facts", "decisions")
 IMPURE = frozenset(
