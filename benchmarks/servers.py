@@ -106,6 +106,8 @@ def _litellm(port: int, upstream: int, folder: Path) -> Plan:
     config.write_text(
         "model_list:\n  - model_name: deepseek-flash\n    litellm_params:\n      model: deepseek/deepseek-v4-flash\n"
         f"      api_base: http://127.0.0.1:{upstream}\n      api_key: upstream-key-1\ngeneral_settings:\n  master_key: sk-bench-key-1\n"
+        # Its metrics, as ours are on.
+        'litellm_settings:\n  callbacks: ["prometheus"]\n'
     )
     argv = [str(LITELLM / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "PATH": f"{LITELLM}:{os.environ['PATH']}"}
