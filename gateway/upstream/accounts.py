@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
 
-from gateway.hosts import Deployment
+from pydantic import SecretStr
+
+from gateway.hosts import Deployment, Host
+from gateway.upstream import litellm_adapter as adapter
+from gateway.upstream.key_file import PREFIX, KeyFile, plain
+
+Auth = Literal["bearer", "api-key", "google"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +24,23 @@ class Account:
     base_url: str
     currency: str
     beta_url: str | None = None
-    key: str | None = field(default=None, repr=False)
+    key: str | KeyFile | None = field(default=None, repr=False)
+    auth: Auth = "bearer"
+    replicas: tuple[str, ...] = ()
+    """Base URLs of the copies of an own engine, `base_url` first; empty where there is one."""
 
-    def url(self, beta: bool) -> str:
-        """Where a chat completion is posted."""
+    def url(self, beta: bool, replica: int = 0) -> str:
+        """Where a chat completion is posted; `replica` counts from 0."""
+        if replica:
+            return self.replicas[replica].rstrip("/") + "/chat/completions"
         base = (self.beta_url or self.base_url) if beta else self.base_url
         return base.rstrip("/") + "/chat/completions"
 
     def headers(self, request_id: str, stream: bool) -> dict[str, str]:
-        """Everything that is sent beside the body: never a header of the caller's."""
+        """Everything that is sent beside the body: never a header of the caller's.
+
+        Raises UpstreamError, with nothing sent, where the key is in a file that cannot be read.
+        """
         headers = {
             "content-type": "application/json",
             "accept": "text/event-stream" if stream else "application/json",
@@ -32,8 +48,13 @@ class Account:
             "user-agent": "faregate",
             "x-request-id": request_id,
         }
-        if self.key:
-            headers["authorization"] = f"Bearer {self.key}"
+        key = self.key
+        if key:
+            text = key if isinstance(key, str) else key.read()
+            if self.auth == "api-key":
+                headers["api-key"] = text
+            else:
+                headers["authorization"] = f"Bearer {text}"
         return headers
 
 
@@ -49,3 +70,62 @@ class Accounts:
 
     def __contains__(self, host: str) -> bool:
         return host in self._accounts
+
+
+class Configured(Protocol):
+    """What the settings say of hosts."""
+
+    @property
+    def litellm_python(self) -> Path | None: ...
+
+    def base_urls_of(self, host: str) -> tuple[str, ...]: ...
+
+    def currency_of(self, host: str) -> str: ...
+
+    def upstream_key(self, variable: str) -> SecretStr | None: ...
+
+
+class UnusableKey(ValueError):
+    """A key that cannot be sent; the text names its variable and the remedy, and does not hold it."""
+
+
+def account_for(host: Host, settings: Configured) -> Account | str:
+    """How a host is reached, or what is missing for it, in words. Raises UnusableKey."""
+    lacking = needs(host, settings)
+    if lacking is not None:
+        return lacking
+    currency = settings.currency_of(host.host)
+    if host.protocol == "bedrock":
+        return Account(host.host, adapter.URL, currency)
+    urls = settings.base_urls_of(host.host) or ((host.base_url,) if host.base_url else ())
+    key = _key(host.key, settings) if host.key else None
+    return Account(host.host, urls[0], currency, _beta(urls[0], host.beta_url), key, host.auth, urls if len(urls) > 1 else ())
+
+
+def needs(host: Host, settings: Configured) -> str | None:
+    """What must be set before this host can be used; None where nothing is missing."""
+    if host.protocol == "bedrock":
+        return adapter.needs(settings.upstream_key, settings.litellm_python)
+    missing = []
+    if host.key is not None and settings.upstream_key(host.key) is None:
+        missing.append(host.key)
+    if host.base_url is None and not settings.base_urls_of(host.host):
+        missing.append(f"FAREGATE_BASE_URL_{host.host.upper().replace('-', '_')}")
+    return " and ".join(missing) or None
+
+
+def _key(variable: str, settings: Configured) -> str | KeyFile | None:
+    secret = settings.upstream_key(variable)
+    if secret is None:
+        return None
+    text = secret.get_secret_value()
+    if text.startswith(PREFIX):
+        return KeyFile(Path(text.removeprefix(PREFIX)))
+    try:
+        return plain(text)
+    except ValueError as error:
+        raise UnusableKey(f"{variable} {error}. Remedy: set it to the key alone, or to {PREFIX}PATH.") from None
+
+
+def _beta(base: str, beta: str | None) -> str | None:
+    return base.rstrip("/") + beta if beta is not None and beta.startswith("/") else beta
