@@ -14,14 +14,24 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.errors import AlreadyDone, BudgetExceeded, IdempotencyMismatch, InFlight
-from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State, Store
-from gateway.outcome import BudgetState, Claim, Grant, Hold, Idempotency
+from gateway.ledger.port import TRANSITIONS, Event, Held, HoldError, Spend, State, Store, Trail
+from gateway.outcome import Break, BudgetState, Claim, Grant, Hold, Idempotency, Option, PlanNote
 from gateway.usage import Sources, Usage
 from tests.ledgers import AT, HOLD, RELEASED, ROW
 from tests.stores import DAY, ENDS, LEASE, Account, Model, Place, PostgresPlace, SqlitePlace, account_of, charged, many_holds, name
 
 MONTH = Claim("search", "month", "", "2026-11", "USD", 50_000, None)
 KEYS = Claim("search", "key", "search-1a2b3c", "2026-11", "CNY", 70_000, None, (71, 10))
+OWN = Option("deepseek/deepseek-v4-pro", "USD", 500, 900, 74, 64, 30)
+OTHER = Option("gmi/v4", "CNY", 3000, 5000, 80, 0, 30, 4200, 900, "holds nothing of it")
+NOTES = {
+    "alone": PlanNote((OWN,), conversation="3f9ac1d2", turn=3),
+    "empty": PlanNote(()),
+    "nothing but reasons": PlanNote((), ("gmi/v4: not configured here (set GMI_API_KEY)", 'a "quoted" one: \u2028')),
+    "two": PlanNote((OTHER, replace(OWN, score=0), OWN), ("local/v4: full",), "3f9ac1d2", 2, "cheapest"),
+    "broken": PlanNote((replace(OWN, later=7),), (), "3f9ac1d2", 2, "", Break("messages[0] (system)", 17, 64, "system_changed", 1200, 99)),
+    "other quotes": PlanNote((replace(OWN, expected=501), replace(OWN, worst=2**62), replace(OWN, why="only one"))),
+}
 ASKS = replace(HOLD, nano=1000, least=200, worst=9000, claims=(DAY,))
 
 
@@ -40,6 +50,10 @@ async def store(place: Place) -> AsyncIterator[Store]:
     problems = await store.verify()
     await store.close()
     assert problems == []
+
+
+def held(claim: Claim, nano: int) -> Held:
+    return Held(claim.team, claim.budget, claim.key, claim.period, claim.currency, nano)
 
 
 async def arrange(store: Store, state: State) -> None:
@@ -262,6 +276,63 @@ class TestStore:
             Spend("2026-11-21", "USD", 8, 1),
         ]
         assert await store.spend("key", *span, "chat") == [Spend(ROW.key, "USD", 2, 1)]
+
+    async def test_pages_follow_one_another_and_leave_nothing_out(self, store: Store) -> None:
+        for number in range(7):
+            # Some end in one microsecond.
+            ended = AT + timedelta(microseconds=number // 3)
+            await store.hold(replace(HOLD, id=f"r{number}"), "me", LEASE)
+            await store.finish("settle", charged(f"r{number}", 1, ended=ended, team="chat" if number == 1 else "search"))
+        end = AT + timedelta(microseconds=2)
+
+        pages = []
+        mark = None
+        while True:
+            rows, mark = await store.page(AT, end, None, mark, 2)
+            pages.append([row.id for row in rows])
+            if mark is None:
+                break
+
+        assert pages == [["r0", "r1"], ["r2", "r3"], ["r4", "r5"], []]
+        rows, mark = await store.page(AT, end, "search", None, 10)
+        assert ([row.id for row in rows], mark) == (["r0", "r2", "r3", "r4", "r5"], None)
+        assert rows[0] == await store.request("r0")
+
+    @pytest.mark.parametrize("note", NOTES, ids=NOTES)
+    async def test_the_plan_of_a_request_reads_back_as_it_was_written(self, store: Store, place: Place, note: str) -> None:
+        row = replace(ROW, plan=NOTES[note])
+        await store.hold(HOLD, "me", LEASE)
+        await store.finish("settle", row)
+
+        assert await store.request("r1") == row
+        assert await store.requests(1) == [row]
+
+    async def test_a_row_without_a_plan_keeps_none(self, store: Store, place: Place) -> None:
+        await store.hold(HOLD, "me", LEASE)
+        await store.finish("settle", ROW)
+        assert await place.look("SELECT plan FROM request") == [(None,)]
+
+    async def test_the_plan_of_a_lone_candidate_is_short(self, store: Store, place: Place) -> None:
+        await store.hold(HOLD, "me", LEASE)
+        await store.finish("settle", replace(ROW, plan=NOTES["alone"]))
+        assert await place.look("SELECT plan FROM request") == [('{"in":"3f9ac1d2","turn":3,"options":[[74,64,30]]}',)]
+
+    async def test_the_trail_of_a_request_is_its_hold_and_its_entries(self, store: Store) -> None:
+        assert await store.trail("r1") is None
+        await store.hold(replace(ASKS, claims=(DAY, KEYS)), "me", 0)
+        trail = await store.trail("r1")
+        assert trail == Trail("held", "USD", 200, (held(DAY, 200), held(KEYS, 1420)), ())
+        await store.reap()
+        await store.finish("settle", charged("r1", 101))
+
+        trail = await store.trail("r1")
+
+        assert trail is not None and (trail.state, trail.nano) == ("settled", 200)
+        assert [(entry.kind, entry.nano, entry.source) for entry in trail.entries] == [
+            ("expire", 200, "estimate"),
+            ("adjust", -99, "reported"),
+        ]
+        assert trail.entries[0].at <= trail.entries[1].at
 
     async def test_budgets_whose_period_is_over_are_left_out(self, store: Store) -> None:
         other = Claim("chat", "total", "", "total", "USD", 10_000, None)

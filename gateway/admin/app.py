@@ -14,8 +14,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from gateway.admin.budgets import BudgetDesk, add_budgets
+from gateway.admin.cache import add_cache
+from gateway.admin.calibration import add_calibration
 from gateway.admin.keys import KeyDesk, add_keys
-from gateway.admin.views import docs_page, request_json
+from gateway.admin.views import docs_page, explained_json, request_json
 from gateway.clock import instant_text
 from gateway.errors import FaregateError
 from gateway.ledger.port import Ledger
@@ -76,6 +78,8 @@ def build_admin(
             add_keys(closed, keys)
         if budgets is not None:
             add_budgets(closed, budgets)
+            add_cache(closed, budgets)
+            add_calibration(closed, budgets)
         app.include_router(closed, prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
         app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     return app
@@ -103,22 +107,24 @@ def _open(sources: _Sources) -> APIRouter:
 
 def _closed(sources: _Sources) -> APIRouter:
     router = APIRouter()
-    _add_requests(router, sources.ledger)
+    _add_requests(router, sources)
     _add_policies(router, sources)
     return router
 
 
-def _add_requests(router: APIRouter, ledger: Ledger) -> None:
+def _add_requests(router: APIRouter, sources: _Sources) -> None:
+    ledger = sources.ledger
+
     @router.get("/requests", summary="The newest requests first")
     async def requests(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[dict[str, Any]]:
         return [request_json(row) for row in await ledger.requests(limit)]
 
-    @router.get("/requests/{id}", summary="One request: what became of it and what it cost")
+    @router.get("/requests/{id}", summary="One request: what became of it, what it cost, and what its candidates would have cost")
     async def request(id: str) -> dict[str, Any]:
         row = await ledger.request(id)
         if row is None:
             raise HTTPException(404, "There is no such request, or it is still under way.")
-        return request_json(row)
+        return explained_json(row, sources.policies.current, await ledger.trail(id))
 
 
 def _add_policies(router: APIRouter, sources: _Sources) -> None:

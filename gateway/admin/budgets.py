@@ -46,8 +46,8 @@ def add_budgets(router: APIRouter, desk: BudgetDesk) -> None:
         team: str | None = None,
     ) -> list[dict[str, Any]]:
         now = desk.clock.now()
-        first = _instant("from", start) or datetime.combine(now.date(), time(), UTC)
-        last = _instant("to", end) or now
+        first = instant_in("from", start) or datetime.combine(now.date(), time(), UTC)
+        last = instant_in("to", end) or now
         return [_spend_json(by, one) for one in await desk.ledger.spend(by, first, last, team)]
 
 
@@ -55,8 +55,8 @@ def _spend_json(by: SpendBy, spend: Spend) -> dict[str, Any]:
     return {by: spend.group, "currency": spend.currency, "spent": decimal_text(spend.nano), "nano": spend.nano, "requests": spend.requests}
 
 
-def _instant(name: str, text: str | None) -> datetime | None:
-    """A date is its midnight, UTC."""
+def instant_in(name: str, text: str | None) -> datetime | None:
+    """The instant that a query says; a date is its midnight, UTC. Raises HTTPException (422)."""
     if text is None:
         return None
     try:

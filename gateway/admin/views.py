@@ -8,7 +8,10 @@ from typing import Any
 from msgspec.structs import asdict
 
 from gateway.clock import instant_text
+from gateway.explain import explained, option_json
+from gateway.ledger.port import Trail
 from gateway.outcome import LedgerRow
+from gateway.policies import Policies
 from gateway.usage import Usage
 
 
@@ -37,10 +40,15 @@ def request_json(row: LedgerRow) -> dict[str, Any]:
         "stream": row.stream,
         "attempts": [asdict(attempt) for attempt in row.attempts],
         "quote": {"expected": row.expected_nano, "worst": row.worst_nano},
-        "candidates": [],
+        "candidates": [option_json(option) for option in row.plan.options] if row.plan else [],
         "host_nano": row.host_nano,
         "disputed": row.disputed,
     }
+
+
+def explained_json(row: LedgerRow, policies: Policies, trail: Trail | None) -> dict[str, Any]:
+    """One request with why it went where it went, and what its candidates cost or would have cost."""
+    return {**request_json(row), **explained(row, policies, trail)}
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from gateway.ledger.balances import Part, Share
+from gateway.ledger.notes import note_of, note_text
+from gateway.ledger.port import Entry, Held, Trail
 from gateway.money import Parts
 from gateway.outcome import Attempt, Hold, LedgerRow
 from gateway.usage import Sources, Usage
@@ -17,7 +19,7 @@ from gateway.usage import Sources, Usage
 REQUEST = (
     "rid team key route host model contract edits cache_hit cache_miss output reasoning cache_hit_source cache_miss_source"
     " output_source reasoning_source currency nano cache_hit_nano cache_miss_nano output_nano card window policies started"
-    " ended status stopped attempts expected worst host_nano disputed stream"
+    " ended status stopped attempts expected worst host_nano disputed stream plan"
 ).split()
 
 Columns = tuple[str | int | None, ...]
@@ -54,6 +56,13 @@ def parts_text(parts: Sequence[Part]) -> str | None:
     return _encode(parts).decode() if parts else None
 
 
+def trail_of(hold: Sequence[Any], entries: Iterable[Sequence[Any]]) -> Trail:
+    """A trail out of (state, currency, nano, claims) of its hold and (kind, nano, source, at) of its entries."""
+    state, currency, nano, claims = hold
+    held = tuple(Held(part.team, part.budget, part.key, part.period, part.currency, part.held) for part in parts_of(claims))
+    return Trail(state, currency, nano, held, tuple(Entry(kind, moved, source, instant(at)) for kind, moved, source, at in entries))
+
+
 def parts_of(text: str | None) -> tuple[Part, ...]:
     return _parts(text) if text else ()
 
@@ -71,6 +80,7 @@ def request_columns(row: LedgerRow) -> Columns:
         *(_NO_PARTS if row.parts is None else (row.parts.cache_hit, row.parts.cache_miss, row.parts.output)),
         row.card, row.window, row.policies, microseconds(row.started), microseconds(row.ended), row.status, row.stopped,
         _encode(row.attempts).decode(), row.expected_nano, row.worst_nano, row.host_nano, int(row.disputed), int(row.stream),
+        note_text(row),
     )  # fmt: skip
 
 
@@ -87,7 +97,7 @@ def request_row(columns: Sequence[Any]) -> LedgerRow:
     (
         rid, team, key, route, host, model, contract, edits, hit, miss, output, reasoning, hit_from, miss_from, output_from,
         reasoning_from, currency, nano, hit_nano, miss_nano, output_nano, card, window, policies, started, ended, status, stopped,
-        attempts, expected, worst, host_nano, disputed, stream,
+        attempts, expected, worst, host_nano, disputed, stream, plan,
     ) = columns  # fmt: skip
     sources = None if hit is None else Sources(hit_from, miss_from, output_from, reasoning_from)
     return LedgerRow(
@@ -116,4 +126,5 @@ def request_row(columns: Sequence[Any]) -> LedgerRow:
         host_nano=host_nano,
         disputed=bool(disputed),
         stream=bool(stream),
+        plan=note_of(plan, f"{host}/{model}", currency, expected, worst),
     )

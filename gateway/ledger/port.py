@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
 
@@ -40,6 +40,50 @@ TRANSITIONS: Final[dict[tuple[State, Event], Step]] = {
 }
 
 SpendBy = Literal["day", "team", "key", "route", "host", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a hold has, or had, of one budget: nano-units of the budget's currency. `key` is "" where it is the whole team's."""
+
+    team: str
+    budget: str
+    key: str
+    period: str
+    currency: str
+    nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One movement of money: nano-units of the hold's currency, by the database's clock."""
+
+    kind: EntryKind
+    nano: int
+    source: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """The hold of one request, how it ended, and what it was charged in the order of time."""
+
+    state: State
+    currency: str
+    nano: int
+    held: tuple[Held, ...]
+    entries: tuple[Entry, ...]
+
+
+# Where a page of rows ends: the instant at which its last row ended in microseconds, and what the store orders equal ones by.
+Mark = tuple[int, int]
+
+
+class Page(NamedTuple):
+    """Rows in the order in which they ended; `mark` is what the next page comes after, None where there is no more."""
+
+    rows: list[LedgerRow]
+    mark: Mark | None
 
 
 class HoldError(ValueError):
@@ -98,7 +142,11 @@ class Store(Protocol):
 
     async def request(self, id: str) -> LedgerRow | None: ...
 
+    async def trail(self, id: str) -> Trail | None: ...
+
     async def requests(self, limit: int) -> list[LedgerRow]: ...
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page: ...
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]: ...
 
@@ -156,8 +204,16 @@ class Ledger(Protocol):
         """What became of one request; None while it runs, and for an id that never had a hold."""
         ...
 
+    async def trail(self, id: str) -> Trail | None:
+        """The hold of one request, which may be open, and its entries; None for an id that never had one."""
+        ...
+
     async def requests(self, limit: int) -> list[LedgerRow]:
         """The newest requests first, by the instant they ended."""
+        ...
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        """At most `limit` of the requests (of one team) that ended in [start, end), the oldest first: the first, or those after a mark."""
         ...
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:

@@ -12,7 +12,7 @@ from gateway.budgets import exceeded
 from gateway.errors import AlreadyDone, FaregateError, IdempotencyMismatch, InFlight
 from gateway.ledger import postgres_schema
 from gateway.ledger.columns import REQUEST, instant, microseconds, request_columns
-from gateway.ledger.port import Event, HoldError, Spend, SpendBy
+from gateway.ledger.port import Event, HoldError, Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, close, connect_soon
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_verify import verify
@@ -98,8 +98,14 @@ class PostgresStore:
     async def request(self, id: str) -> LedgerRow | None:
         return await self._reader.request(id)
 
+    async def trail(self, id: str) -> Trail | None:
+        return await self._reader.trail(id)
+
     async def requests(self, limit: int) -> list[LedgerRow]:
         return await self._reader.requests(limit)
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        return await self._reader.page(start, end, team, after, limit)
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._reader.spend(by, start, end, team)

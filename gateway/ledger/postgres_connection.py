@@ -113,10 +113,17 @@ async def ask(connection: Any, query: str, values: Sequence[Any], within: float)
 
 async def check_there(connection: Any, address: str, within: float) -> None:
     """LedgerUnavailable with the remedy where the database has no ledger in it."""
-    ((found,),) = await ask(connection, "SELECT to_regclass('faregate.budget') IS NOT NULL", (), within)
+    query = (
+        "SELECT to_regclass('faregate.budget') IS NOT NULL, EXISTS (SELECT FROM pg_attribute"
+        " WHERE attrelid = to_regclass('faregate.request') AND attname = 'plan')"
+    )
+    ((found, young),) = await ask(connection, query, (), within)
     if not found:
         remedy = "set FAREGATE_LEDGER to the database of the gateway, and start the gateway once"
         raise LedgerUnavailable(f"There is no ledger in {shown(address)}: {remedy}.")
+    if not young:
+        remedy = "start this version of the gateway once, which brings it up"
+        raise LedgerUnavailable(f"The ledger in {shown(address)} is of an older version: {remedy}.")
 
 
 class Questions:

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.columns import REQUEST, instant, microseconds, request_row
-from gateway.ledger.port import Spend, SpendBy
+from gateway.ledger.columns import REQUEST, instant, microseconds, request_row, trail_of
+from gateway.ledger.port import Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, Questions
 from gateway.outcome import BudgetState, LedgerRow
 
@@ -21,6 +21,12 @@ _GROUPS: Final[dict[SpendBy, str]] = {
     "host": "host",
     "model": "model",
 }
+# `kept` counts from 1.
+_BEFORE_ALL: Final = 0
+_PAGE: Final = (
+    f"SELECT {_COLUMNS}, kept FROM faregate.request WHERE (ended, kept) > ($1, $2) AND ended < $3 AND team = coalesce($4, team)"
+    " ORDER BY ended, kept LIMIT $5"
+)
 _BUDGETS: Final = (
     "SELECT team, budget, key, period, currency, lim, spent, held, peak, overrun, resets_at FROM faregate.budget"
     " WHERE (resets_at IS NULL OR resets_at > $1) AND team = coalesce($2, team)"
@@ -50,9 +56,22 @@ class PostgresReader:
         rows = await self._questions.rows(f"SELECT {_COLUMNS} FROM faregate.request WHERE rid = $1", id)
         return request_row(rows[0]) if rows else None
 
+    async def trail(self, id: str) -> Trail | None:
+        holds = await self._questions.rows("SELECT state, currency, nano, claims::text FROM faregate.hold WHERE rid = $1", id)
+        if not holds:
+            return None
+        query = "SELECT kind, nano, source, at FROM faregate.entry WHERE rid = $1 ORDER BY seq"
+        return trail_of(tuple(holds[0]), map(tuple, await self._questions.rows(query, id)))
+
     async def requests(self, limit: int) -> list[LedgerRow]:
         query = f"SELECT {_COLUMNS} FROM faregate.request ORDER BY ended DESC, kept DESC LIMIT $1"
         return [request_row(row) for row in await self._questions.rows(query, limit)]
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        first, last = after or (microseconds(start), _BEFORE_ALL)
+        found = await self._questions.rows(_PAGE, first, last, microseconds(end), team, limit)
+        mark = (found[-1]["ended"], found[-1]["kept"]) if len(found) == limit else None
+        return Page([request_row(tuple(row)[:-1]) for row in found], mark)
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         query = (

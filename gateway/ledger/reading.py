@@ -11,14 +11,21 @@ import apsw
 
 from gateway.errors import LedgerUnavailable
 from gateway.ledger import budget_rows
-from gateway.ledger.columns import microseconds
-from gateway.ledger.port import Spend, SpendBy
-from gateway.outcome import BudgetState
+from gateway.ledger.columns import REQUEST, microseconds, request_row, trail_of
+from gateway.ledger.port import Mark, Page, Spend, SpendBy, Trail
+from gateway.outcome import BudgetState, LedgerRow
 
 T = TypeVar("T")
 _PATIENCE_MILLISECONDS: Final = 5000
-# The first version of the tables that knows budgets.
-_OLDEST: Final = 2
+# The first version of the tables that knows all that is asked.
+_OLDEST: Final = 3
+_COLUMNS: Final = ", ".join(REQUEST)
+# Ids of rows count from 1.
+_BEFORE_ALL: Final = 0
+_PAGE: Final = (
+    f"SELECT {_COLUMNS}, rowid FROM request WHERE (ended, rowid) > (?, ?) AND ended < ? AND team = coalesce(?, team)"
+    " ORDER BY ended, rowid LIMIT ?"
+)
 _GROUPS: Final[dict[SpendBy, str]] = {
     "day": "strftime('%Y-%m-%d', ended / 1000000, 'unixepoch')",
     "team": "team",
@@ -38,6 +45,27 @@ def spend(db: apsw.Connection, by: SpendBy, start: datetime, end: datetime, team
     return [Spend(*found) for found in db.execute(query, (microseconds(start), microseconds(end), team))]
 
 
+def request(db: apsw.Connection, id: str) -> LedgerRow | None:
+    """As Ledger.request, on a connection to the file."""
+    return next((request_row(columns) for columns in db.execute(f"SELECT {_COLUMNS} FROM request WHERE rid = ?", (id,))), None)
+
+
+def trail(db: apsw.Connection, id: str) -> Trail | None:
+    """As Ledger.trail, on a connection to the file."""
+    hold = db.execute("SELECT state, currency, nano, claims FROM hold WHERE rid = ?", (id,)).get
+    if hold is None:
+        return None
+    return trail_of(hold, db.execute("SELECT kind, nano, source, at FROM entry WHERE rid = ? ORDER BY seq", (id,)))
+
+
+def page(db: apsw.Connection, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+    """As Ledger.page, on a connection to the file."""
+    first, last = after or (microseconds(start), _BEFORE_ALL)
+    found = db.execute(_PAGE, (first, last, microseconds(end), team, limit)).fetchall()
+    rows = [request_row(columns) for *columns, _rowid in found]
+    return Page(rows, (microseconds(rows[-1].ended), int(str(found[-1][-1]))) if len(found) == limit else None)
+
+
 class SqliteReader:
     """The questions of the port `Store` to a file, while others write it; raises LedgerUnavailable with the remedy."""
 
@@ -54,7 +82,8 @@ class SqliteReader:
         self._db.set_busy_timeout(_PATIENCE_MILLISECONDS)
         version = self._answer(lambda: self._open.pragma("user_version"))
         if version < _OLDEST:
-            raise LedgerUnavailable(f"the ledger {self._path} is of a version without budgets: start the gateway once, which brings it up")
+            remedy = "start this version of the gateway once, which brings it up"
+            raise LedgerUnavailable(f"the ledger {self._path} is of an older version: {remedy}")
         self._open.pragma("query_only", True)
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
@@ -62,6 +91,15 @@ class SqliteReader:
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return self._answer(lambda: spend(self._open, by, start, end, team))
+
+    async def request(self, id: str) -> LedgerRow | None:
+        return self._answer(lambda: request(self._open, id))
+
+    async def trail(self, id: str) -> Trail | None:
+        return self._answer(lambda: trail(self._open, id))
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        return self._answer(lambda: page(self._open, start, end, team, after, limit))
 
     async def close(self) -> None:
         if self._db is not None:

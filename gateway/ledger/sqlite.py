@@ -23,7 +23,7 @@ from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
 from gateway.ledger.opening import keep_a_log, sync_folder
-from gateway.ledger.port import Event, Spend, SpendBy
+from gateway.ledger.port import Event, Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import Operation, Writer
 from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
@@ -34,7 +34,7 @@ T = TypeVar("T")
 # Below it, two connections that write and checkpoint at once can corrupt a WAL file.
 OLDEST_SQLITE: Final = (3, 51, 3)
 # Each makes the next version of the tables, in a new file and in one that is older.
-_SCHEMAS: Final = ("schema.sql", "schema_2.sql")
+_SCHEMAS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql")
 PATIENCE_SECONDS: Final = 5.0
 LOG_PAGES: Final = 4000
 
@@ -157,12 +157,17 @@ class SqliteStore:
         return total
 
     async def request(self, id: str) -> LedgerRow | None:
-        query = f"SELECT {_COLUMNS} FROM request WHERE rid = ?"
-        return next(iter(await self._read(lambda db: _rows(db, query, (id,)))), None)
+        return await self._read(lambda db: reading.request(db, id))
+
+    async def trail(self, id: str) -> Trail | None:
+        return await self._read(lambda db: reading.trail(db, id))
 
     async def requests(self, limit: int) -> list[LedgerRow]:
         query = f"SELECT {_COLUMNS} FROM request ORDER BY ended DESC, rowid DESC LIMIT ?"
-        return await self._read(lambda db: _rows(db, query, (limit,)))
+        return await self._read(lambda db: [request_row(columns) for columns in db.execute(query, (limit,))])
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        return await self._read(lambda db: reading.page(db, start, end, team, after, limit))
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._read(lambda db: reading.spend(db, by, start, end, team))
@@ -286,7 +291,3 @@ def _create(db: apsw.Connection) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def _rows(db: apsw.Connection, query: str, values: tuple[str | int, ...]) -> list[LedgerRow]:
-    return [request_row(columns) for columns in db.execute(query, values)]

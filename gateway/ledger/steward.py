@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.errors import AlreadyDone, InFlight, LedgerUnavailable
 from gateway.ledger.outage import Outage
 from gateway.ledger.patience import Patience
-from gateway.ledger.port import Event, HoldError, Spend, SpendBy, Store
+from gateway.ledger.port import Event, HoldError, Mark, Page, Spend, SpendBy, Store, Trail
 from gateway.ledger.spool import Record, Spool
 from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
 
@@ -300,8 +300,14 @@ class Steward:
     async def request(self, id: str) -> LedgerRow | None:
         return await self._store.request(id)
 
+    async def trail(self, id: str) -> Trail | None:
+        return await self._store.trail(id)
+
     async def requests(self, limit: int) -> list[LedgerRow]:
         return await self._store.requests(limit)
+
+    async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
+        return await self._store.page(start, end, team, after, limit)
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._store.spend(by, start, end, team)

@@ -1,0 +1,117 @@
+"""faregate cache: what prompt caches served, how well that was foretold, what broke prefixes, and what that costs a day."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.cli import CommandError
+from gateway.commands.folder import HELP as FOLDER_HELP
+from gateway.commands.folder import folder_of
+from gateway.commands.reading import HELP, ask, instant_of, settings_with
+from gateway.explain import cache_report
+from gateway.policies import load
+from gateway.timekeeping import clock_for
+
+EXAMPLE = "faregate cache --team search --from 2026-11-20"
+_DAY: Final = timedelta(days=1)
+# Keys and breaks that are shown: as many as one can do something about. --json has them all.
+_MOST: Final = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--team", help="the requests of one team")
+    parser.add_argument("--from", dest="start", help="a date, or an instant with its zone (default: a day before --to)")
+    parser.add_argument("--to", dest="end", help="a date, or an instant with its zone (default: now)")
+    parser.add_argument("--ledger", help=HELP)
+    parser.add_argument("--policies", type=Path, help=FOLDER_HELP)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_with(args.ledger)
+    policies = load(folder_of(args.policies))
+    end = instant_of("--to", args.end, clock_for(settings.clock).now())
+    start = instant_of("--from", args.start, end - _DAY)
+    if start >= end:
+        raise CommandError("--from must lie before --to")
+    found = ask(settings, lambda reader: cache_report(reader, policies, start, end, args.team))
+    print(json.dumps(found) if args.json else "\n".join(_text(found, args.team)))
+    return 0
+
+
+def _text(found: dict[str, Any], team: str | None) -> Iterator[str]:
+    if not found["keys"]:
+        of = f" of team {team}" if team else ""
+        yield f"no request{of} ended from {found['from']} until before {found['to']}"
+        return
+    most = sorted(found["keys"], key=lambda one: -one["prompt_tokens"])[:_MOST]
+    yield from _table(("team", "key", "requests", "prompt tokens", "cached", "expected to be", "was"), _keys(most), 2)
+    if len(found["keys"]) > _MOST:
+        yield f"and {len(found['keys']) - _MOST} more with fewer tokens; --json has them all"
+    yield ""
+    yield from _table(("host/model", "requests", "prompt tokens", "cached", "expected to be", "was"), _deployments(found["deployments"]), 1)
+    yield ""
+    yield from _breaks(found["breaks"])
+
+
+def _keys(tallies: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for one in tallies:
+        yield one["team"], one["key"], *_figures(one)
+
+
+def _deployments(tallies: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for one in tallies:
+        yield f"{one['host']}/{one['model']}", *_figures(one)
+
+
+def _figures(one: dict[str, Any]) -> tuple[str, ...]:
+    rate = "unknown" if one["hit_rate"] is None else f"{one['hit_rate']:.1%}"
+    return (str(one["requests"]), str(one["prompt_tokens"]), rate, str(one["predicted_hit_tokens"]), str(one["actual_hit_tokens"]))
+
+
+def _breaks(breaks: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not breaks:
+        yield "no prefix was broken"
+        return
+    head = ("lost per day", "lost", "", "tokens", "times", "team", "key", "where", "what")
+    yield from _table(head, map(_broken, breaks[:_MOST]), -4)
+    if len(breaks) > _MOST:
+        yield f"and {len(breaks) - _MOST} more that cost less; --json has them all"
+    yield ""
+    for kind in dict.fromkeys(one["kind"] for one in breaks[:_MOST]):
+        one = next(one for one in breaks if one["kind"] == kind)
+        yield f"{kind}: {one['remedy']}"
+        if one["policy"]:
+            yield f"  in policies/teams/{one['team']}.yaml: {one['policy']}"
+
+
+def _broken(one: dict[str, Any]) -> tuple[str, ...]:
+    where = one["part"] if one["offset"] is None else f"{one['part']} from byte {one['offset']} on"
+    return (
+        one["lost_per_day"],
+        one["lost"],
+        one["currency"],
+        str(one["tokens"]),
+        str(one["times"]),
+        one["team"],
+        one["key"],
+        where,
+        one["kind"],
+    )
+
+
+def _table(head: tuple[str, ...], rows: Any, texts: int) -> Iterator[str]:
+    """Columns of text to the left, of numbers to the right: the first `texts` are text, or the last where it is negative."""
+    cells = [head, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        padded = []
+        for at, (text, width) in enumerate(zip(row, widths, strict=True)):
+            is_text = at < texts if texts > 0 else at >= len(head) + texts
+            padded.append(text.ljust(width) if is_text else text.rjust(width))
+        yield "  ".join(padded).rstrip()
