@@ -64,7 +64,7 @@ def test_a_quote_is_in_the_currency_that_was_asked_for(shipped: Policies, curren
         ("deepseek", "deepseek-reasoner", "2026-11-20T02:00:00Z", "it was retired at 2026-07-24T15:59:00Z"),
         ("deepseek", "deepseek-v4-pro", "2026-04-01T00:00:00Z", "it is served from 2026-04-24T00:00:00Z"),
         ("deepseek", "deepseek-v9", "2026-11-20T02:00:00Z", "models of deepseek are deepseek-chat, deepseek-flash"),
-        ("deepsek", "deepseek-v4-pro", "2026-11-20T02:00:00Z", "hosts are deepseek, gmi"),
+        ("deepsek", "deepseek-v4-pro", "2026-11-20T02:00:00Z", "deepseek, fireworks, gmi"),
     ],
 )
 def test_what_nothing_serves_has_no_quote(shipped: Policies, host: str, model: str, instant: str, text: str) -> None:
