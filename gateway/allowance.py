@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from gateway.dialects import inline_splitter
+from gateway.hosts import Deployment
+from gateway.limits import StopRule
 from gateway.meter import Meter
+from gateway.rewrite import Part
 from gateway.tokens import TextCounter
 
 Tokenizer = Literal["deepseek", "none"]
@@ -58,6 +62,38 @@ class Allowance:
         self._counted = self._counter.count
         self.spent = max(self._counted, self._chunks) >= self._limit
         return text if self._counted <= self._limit else shorter(text, self._counted - self._limit, self._tokenizer)
+
+
+class Side:
+    """One choice of the answer on its way: its splitter, its limit, its finish."""
+
+    def __init__(self, deployment: Deployment, stop: StopRule | None) -> None:
+        self.splitter = inline_splitter(deployment)
+        self.finish: str | None = None
+        self._stop = stop
+        self._allowance = Allowance(stop.tokens, deployment.contract.tokenizer) if stop else None
+
+    def fits(self, reasoning: str, content: str) -> bool:
+        """Whether a piece of one text certainly fits under the limit; then it is taken."""
+        if self._allowance is None or self._stop is None:
+            return True
+        text = content or (reasoning if self._stop.counts == "total" else "")
+        return not text or self._allowance.fits(text)
+
+    def limit(self, part: Part, calls: str) -> None:
+        """Cut `part` (in place) where the limit is reached; `calls` is the text of its tool calls."""
+        allowance = self._allowance
+        if allowance is None or self._stop is None:
+            return
+        whole = (part.reasoning, part.content, calls)
+        if self._stop.counts == "total" and part.reasoning:
+            part.reasoning = allowance.take(part.reasoning)
+        if part.content:
+            part.content = allowance.take(part.content)
+        if calls:
+            part.tools = allowance.take(calls) == calls
+        if allowance.spent and (not part.finish or whole != (part.reasoning, part.content, calls if part.tools else "")):
+            part.finish, part.stopped = "length", True
 
 
 class Purse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Raw
@@ -9,12 +10,15 @@ from msgspec import Raw
 from gateway.dialects import FINISHES, HostError, clean, error_of, good_finish, inline_splitter, objects, read_json
 from gateway.edits import Edit
 from gateway.hosts import Deployment
+from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.reasoning import ThinkSplitter, text_of
 from gateway.sse import Splitter, data_of
 from gateway.usage import Usage
 
 _FIRST = ("id", "created", "model")
+# Characters of an answer that is remembered.
+SAID_LIMIT = 1 << 20
 
 
 class Assembler:
@@ -78,6 +82,56 @@ def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
             message["role"] = value or message["role"]
         else:
             message[key] = _merged(message.get(key), value)
+
+
+class Told:
+    """What the client of a stream was told, put together only when somebody asks: the texts are those that `meter` has counted."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        # Characters that were counted and not passed on, and the pieces of calls.
+        self._reasoning = self._content = 0
+        self._calls: list[bytes] = []
+        self._size = 0
+
+    def call(self, part: Raw) -> None:
+        """The pieces of calls that one chunk brings. Without reasoning before them nobody will ask."""
+        if self._meter.reasoning.chunks:
+            self._size += len(bytes(part))
+            if self._size <= SAID_LIMIT:
+                self._calls.append(bytes(part))
+
+    def cut(self, name: str, characters: int) -> None:
+        """So much was taken off the end of `reasoning` or `content`; or of `tools`, which then have none."""
+        if name == "tools":
+            self._calls.clear()
+        elif name == "content":
+            self._content += characters
+        else:
+            self._reasoning += characters
+
+    def cut_off(self, reasoning: str, content: str) -> None:
+        """These texts were taken off the end."""
+        self._reasoning += len(reasoning)
+        self._content += len(content)
+
+    @property
+    def said(self) -> tuple[str, str, list[dict[str, Any]]] | None:
+        """(reasoning, content, tool calls), or None where there is no reasoning, or more of it all than SAID_LIMIT."""
+        reasoning, content = self._meter.reasoning, self._meter.answer
+        if not reasoning.chunks or reasoning.length + content.length + self._size > SAID_LIMIT:
+            return None
+        thought, text = reasoning.text or "", content.text or ""
+        calls = join_calls([part for raw in self._calls for part in objects(read_json(raw))])
+        return thought[: len(thought) - self._reasoning], text[: len(text) - self._content], calls
+
+
+def join_calls(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whole calls from the parts in which a stream brings them."""
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        _add_call(calls, part)
+    return calls
 
 
 def _add_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
@@ -157,7 +211,7 @@ def normalise_answer(body: dict[str, Any], deployment: Deployment) -> list[Edit]
 
 
 def _normalise_message(message: dict[str, Any], deployment: Deployment) -> bool:
-    inline = deployment.host.writes.reasoning == "inline"
+    inline = deployment.inline
     if not inline and "reasoning_content" in message and "reasoning" not in message and "reasoning_details" not in message:
         return False
     before = dict(message)

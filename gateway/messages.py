@@ -99,6 +99,48 @@ def missing_reasoning(messages: Sequence[Message], contract: Contract, host_read
     return None
 
 
+def lacking(message: Message) -> bool:
+    """Whether an assistant's message comes without its reasoning, or with a blank that a client put in its place."""
+    if message.get("role") != "assistant" or message.get("prefix") is True:
+        return False
+    text = text_of(message)
+    return text is None or not text or text.isspace()
+
+
+def forgetful(body: Mapping[str, Any], always: bool = False) -> bool:
+    """Whether earlier reasoning is missing that a contract may demand: only then is it worth looking for.
+
+    `always`: a contract in force demands it without tools too.
+    """
+    lacks, tools = False, always or bool(body.get("tools"))
+    for message in body["messages"]:
+        role = message.get("role")
+        if role == "assistant":
+            lacks = lacks or lacking(message)
+            tools = tools or bool(message.get("tool_calls"))
+        elif role == "tool":
+            tools = True
+    return lacks and tools
+
+
+def restored(messages: list[dict[str, Any]], recalled: Mapping[int, str], target: Deployment) -> tuple[list[dict[str, Any]], int]:
+    """The messages with remembered reasoning under the name that the host reads, where this version demands it and it is missing;
+    and in how many messages.
+    """
+    reads = target.host.reads.reasoning
+    if reads == "none":
+        return messages, 0
+    name = "reasoning_content" if reads == "both" else reads
+    filled = list(messages)
+    count = 0
+    for index in _needing(messages, target.send_back):
+        text = recalled.get(index)
+        if text is not None and lacking(messages[index]):
+            filled[index] = {**{key: value for key, value in messages[index].items() if key not in _ANY_REASONING}, name: text}
+            count += 1
+    return (filled, count) if count else (messages, 0)
+
+
 def _needing(messages: Sequence[Message], rule: str) -> Iterable[int]:
     """Positions of the assistant messages that must carry their reasoning."""
     if rule == "within_turn":

@@ -30,6 +30,8 @@ class Tally:
     def __init__(self, counter: TextCounter) -> None:
         self._counter = counter
         self._pieces: list[str] = []
+        self._fed = 0
+        self._asides: set[int] = set()
         self._estimated = 0
         self.length = 0
         """Characters so far."""
@@ -44,11 +46,24 @@ class Tally:
         else:
             self._estimated += estimate(text)
 
+    def add_calls(self, text: str, beside: bool) -> None:
+        """The same for what a chunk writes of calls, which is no part of `text`; `beside`: the chunk has text too."""
+        self._asides.add(len(self._pieces))
+        self.add(text)
+        self.chunks -= beside
+
+    @property
+    def text(self) -> str | None:
+        """All text so far but that of calls; None where it was more than is kept."""
+        if self.length > KEPT:
+            return None
+        return "".join([piece for at, piece in enumerate(self._pieces) if at not in self._asides] if self._asides else self._pieces)
+
     @property
     def tokens(self) -> int:
         """Tokens so far; a host sends at least one in each chunk that has text."""
-        self._counter.feed("".join(self._pieces))
-        self._pieces.clear()
+        self._counter.feed("".join(self._pieces[self._fed :]))
+        self._fed = len(self._pieces)
         return max(self._counter.count + self._estimated, self.chunks)
 
 

@@ -13,18 +13,20 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from gateway.assemble import Assembler, decorate_usage, fault_of, normalise_answer
+from gateway.assemble import SAID_LIMIT, Assembler, decorate_usage, fault_of, normalise_answer
 from gateway.budgets import left_text
-from gateway.dialects import HostError, read_error, read_json, write_json
+from gateway.dialects import HostError, objects, read_error, read_json, write_json
 from gateway.edits import Edit, header
 from gateway.errors import ContextExceeded, FaregateError, UpstreamError
 from gateway.experience import Experience
-from gateway.host_errors import overflow, refusal
+from gateway.host_errors import overflow, refusal, refused
 from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
+from gateway.reasoning import text_of
+from gateway.recall.port import Said
 from gateway.receipts import Journey
-from gateway.relay import WHOLE_LIMIT, collect, glimpse, hear_out, pump
+from gateway.relay import WHOLE_LIMIT, collect, hear_out, pump
 from gateway.sanitise import count_sent
 from gateway.shape import StreamFailure, StreamShape
 from gateway.stretch import Stretch
@@ -34,8 +36,6 @@ from gateway.watch import Watch
 
 # What hosts and proxies say of a body that is no stream; anything else is read as one.
 NO_STREAM = ("application/json", "text/html")
-# An error body longer than this says nothing more.
-ERROR_LIMIT = 64 * 1024
 # Seconds of nothing but keep-alive blanks after which the client gets them too.
 KEEP_ALIVE_AFTER = 5.0
 # Seconds after which a client that waits for an answer in the making hears of us: less than most proxies wait.
@@ -94,6 +94,11 @@ class Reply(ABC):
         return ()
 
     @property
+    def said(self) -> Said | None:
+        """What the client was told, once the answer has ended well: one answer with reasoning, or None."""
+        return None
+
+    @property
     def headers(self) -> dict[str, str]:
         """What the client learns of where its request went; complete as far as it is known now."""
         chosen, deployment = self._journey.candidate, self._deployment
@@ -131,12 +136,8 @@ class Reply(ABC):
         return self.meter.prompt or (0, self._count_prompt())
 
     def take(self, answer: Answer) -> Coroutine[Any, Any, None]:
-        """Read the answer; raises UpstreamError or the host's refusal as the client's error."""
-        return self._take(answer) if answer.status == 200 else self._refused(answer)
-
-    async def _refused(self, answer: Answer) -> None:
-        body = await glimpse(answer, self._watch, ERROR_LIMIT)
-        raise refusal(self._deployment.host.host, answer.status, read_error(answer.status, body), answer.retry_after)
+        """Read an answer whose status is 200; raises UpstreamError."""
+        return self._take(answer)
 
     @abstractmethod
     async def _take(self, answer: Answer) -> None: ...
@@ -193,6 +194,11 @@ class StreamReply(Reply):
     def edits(self) -> tuple[str, ...]:
         return tuple(sorted(self.shape.edits))
 
+    @property
+    def said(self) -> Said | None:
+        found = self.shape.said
+        return None if found is None else Said(found[1], found[0], tuple(found[2]))
+
     async def _take(self, answer: Answer) -> None:
         if answer.content_type in NO_STREAM:
             raise await self._no_stream(answer)
@@ -218,7 +224,9 @@ class StreamReply(Reply):
         billed = failure.kind != "error_event" or self.meter.produced or bool(self.meter.reported)
         if overflow(error) and not billed:
             return ContextExceeded(failure.message)
-        return UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
+        found = UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
+        found.refused = refused(failure.status, error)
+        return found
 
     async def _no_stream(self, answer: Answer) -> UpstreamError:
         """An answer that is no stream although one was asked for: an error in a 200, a whole answer, or a page of a proxy."""
@@ -295,6 +303,19 @@ class WholeReply(Reply):
     @property
     def edits(self) -> tuple[str, ...]:
         return self._edits
+
+    @property
+    def said(self) -> Said | None:
+        choices = objects(self._body.get("choices"))
+        if len(choices) != 1:
+            return None
+        message = choices[0]["message"]
+        reasoning, content = text_of(message), message.get("content")
+        if not reasoning or not isinstance(content, str | None):
+            return None
+        if len(reasoning) + len(content or "") > SAID_LIMIT:
+            return None
+        return Said(content or "", reasoning, tuple(objects(message.get("tool_calls"))))
 
     async def _take(self, answer: Answer) -> None:
         raw = await collect(answer, self._watch, blanks=self._keep_alive)

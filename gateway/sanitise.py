@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 
 from gateway import fields, limits, thinking
 from gateway.contracts import Contract
-from gateway.edits import Edit, changed
+from gateway.edits import Edit, changed, parse, renamed
 from gateway.errors import InvalidRequest
 from gateway.hosts import Deployment
 from gateway.limits import RouteRules, StopRule
-from gateway.messages import Rewriter, check, concerned, missing_reasoning, survey
+from gateway.messages import Rewriter, check, concerned, missing_reasoning, restored, survey
 from gateway.request import ChatRequest
 from gateway.tokens import count_prompt, estimate_prompt
 
-__all__ = ["Sanitised", "StopRule", "count_sent", "sanitise", "streamed"]
+__all__ = ["Once", "Sanitised", "StopRule", "count_sent", "sanitise", "streamed"]
+
+
+Messages = list[dict[str, Any]]
 
 
 class Sanitised(NamedTuple):
@@ -41,34 +44,76 @@ class Sanitised(NamedTuple):
     beta: bool
 
 
-def sanitise(request: ChatRequest, route: RouteRules, client: Contract, target: Deployment, cap: int | None = None) -> Sanitised:
+class Once:
+    """What deployments have in common for one request: worked out once where each `sanitise` of it gets the same one."""
+
+    __slots__ = ("_estimates", "_rewritten", "seen")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.seen = survey(request.messages)
+        # By the identity of messages, which are kept here so that no others can get it.
+        self._rewritten: dict[tuple[int, str, str, bool, bool, bool], tuple[Messages, Messages, list[Edit]]] = {}
+        self._estimates: dict[tuple[int, int, bool], tuple[Messages, Any, int]] = {}
+
+    def rewritten(self, messages: Messages, target: Deployment, thinks: bool, tools: bool) -> tuple[Messages, list[Edit]]:
+        """The messages as this version must get them, and the edits: one list for all hosts that read them alike."""
+        key = (id(messages), target.contract.contract, target.host.reads.reasoning, target.inline, thinks, tools)
+        found = self._rewritten.get(key)
+        if found is None:
+            rewriter = Rewriter(target, thinks, tools)
+            found = self._rewritten[key] = (messages, rewriter.rewrite(messages), rewriter.edits())
+        return found[1], found[2]
+
+    def estimate(self, body: dict[str, Any], reasoning: bool) -> int:
+        """Prompt tokens of this body."""
+        messages, tools = body["messages"], body.get("tools")
+        key = (id(messages), id(tools), reasoning)
+        found = self._estimates.get(key)
+        if found is None:
+            found = self._estimates[key] = (messages, tools, estimate_prompt(messages, tools, reasoning=reasoning))
+        return found[2]
+
+
+def sanitise(
+    request: ChatRequest, route: RouteRules, client: Contract, target: Deployment, cap: int | None = None, once: Once | None = None
+) -> Sanitised:
     """The request as this deployment must get it; `client` is the contract of the route that the app named.
 
-    `cap` is the most output that an answer may have in all, reasoning included, however much was asked.
+    `cap` is the most output that an answer may have in all, reasoning included, however much was asked. `once` is the request's own.
 
     Raises InvalidRequest (ContextExceeded) where no edit can make it valid here.
     """
+    once = once or Once(request)
     body = dict(request.body)
     messages = body["messages"]
-    seen = survey(messages)
+    seen = once.seen
     tools = seen.tools or bool(body.get("tools"))
     beta = _beta(request, (seen.prefix or seen.parts) and check(messages, target), target)
     revealed = thinking.reveal(body)
     wish = thinking.read(body)
-    switch = _switch(thinking.settle(wish, client, target), messages, tools, target)
+    switch, filled = _switch(thinking.settle(wish, client, target), request, tools, target)
     body["model"] = target.upstream_model
     message_edits: list[Edit] = []
+    if filled is not None:
+        body["messages"], count = filled
+        messages = body["messages"]
+        message_edits.append(Edit("restore_reasoning", str(count)))
     if concerned(seen, target):
-        rewriter = Rewriter(target, switch.on, tools)
-        body["messages"], message_edits = rewriter.rewrite(messages), rewriter.edits()
+        body["messages"], rewritten = once.rewritten(messages, target, switch.on, tools)
+        message_edits += rewritten
     settled, switch_edits = thinking.write(body, wish, switch, target)
     field_edits = fields.sift(body, target, switch.on, (*settled, *limits.given(body)))
-    prompt = estimate_prompt(body["messages"], body.get("tools"), reasoning=_reads_reasoning(target, switch.on, tools))
+    # Where there is no reasoning, it is no question whether it counts.
+    prompt = once.estimate(body, (seen.reasoning or filled is not None) and _reads_reasoning(target, switch.on, tools))
     limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt, cap))
     limits.write(body, limit, target)
     if request.stream or limit.stop is not None:
         _ask_for_stream(body, target)
     edits = (*_substitution(route, client, target), *message_edits, *revealed, *switch_edits, *field_edits, *limit.edits)
+    if request.user:
+        edits = (*edits, *_isolate(body, request.user, target))
+    if request.edits:
+        edits = (*map(parse, request.edits), *edits)
     return Sanitised(body, edits, limit.stop, switch.on, limit.most, prompt, limit.squeezed, limit.fits, beta)
 
 
@@ -93,12 +138,30 @@ def _strict(tool: Any) -> bool:
     return isinstance(function, dict) and function.get("strict") is True
 
 
-def _switch(switch: thinking.Switch, messages: list[dict[str, Any]], tools: bool, target: Deployment) -> thinking.Switch:
-    """Off where thinking needs earlier reasoning that the messages lack."""
+def _isolate(body: dict[str, Any], user: str, target: Deployment) -> list[Edit]:
+    """Names the team (never by its name) to a host that keeps the caches of its users apart; a name that the caller gave goes."""
+    field = target.host.reads.user
+    if field is None:
+        return []
+    given = body.get(field)
+    body[field] = user
+    return [] if given is None else [renamed(field)]
+
+
+Filled = tuple[list[dict[str, Any]], int]
+
+
+def _switch(switch: thinking.Switch, request: ChatRequest, tools: bool, target: Deployment) -> tuple[thinking.Switch, Filled | None]:
+    """Off where thinking needs earlier reasoning that the messages lack and nobody remembers; on with what was restored, and how often."""
     if not switch.on or not (tools or target.send_back == "always"):
-        return switch
+        return switch, None
+    messages, count = request.messages, 0
+    if request.recalled and target.send_back in ("within_turn", "with_tools", "always"):
+        messages, count = restored(messages, request.recalled, target)
     refusal = missing_reasoning(messages, target.contract, target.host.reads.reasoning, tools)
-    return switch if refusal is None else switch.turned_off(refusal)
+    if refusal is not None:
+        return switch.turned_off(refusal), None
+    return switch, (messages, count) if count else None
 
 
 def streamed(sanitised: Sanitised, target: Deployment) -> Sanitised:

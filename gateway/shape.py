@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw
 
-from gateway.allowance import Allowance, Purse, Tokenizer, shorter, tokens_of
+from gateway.allowance import Purse, Side, Tokenizer, shorter, tokens_of
+from gateway.assemble import Told
 from gateway.dialects import (
     Choice,
     Chunk,
@@ -27,7 +28,6 @@ from gateway.dialects import (
     error_of,
     gave_up,
     good_finish,
-    inline_splitter,
     read_chunk,
     read_json,
     write_json,
@@ -74,38 +74,6 @@ class Held:
     choiceless: bool = False
 
 
-class Side:
-    """One choice of the answer on its way: its splitter, its limit, its finish."""
-
-    def __init__(self, deployment: Deployment, stop: StopRule | None) -> None:
-        self.splitter = inline_splitter(deployment)
-        self.finish: str | None = None
-        self._stop = stop
-        self._allowance = Allowance(stop.tokens, deployment.contract.tokenizer) if stop else None
-
-    def fits(self, reasoning: str, content: str) -> bool:
-        """Whether a piece of one text certainly fits under the limit; then it is taken."""
-        if self._allowance is None or self._stop is None:
-            return True
-        text = content or (reasoning if self._stop.counts == "total" else "")
-        return not text or self._allowance.fits(text)
-
-    def limit(self, part: Part, calls: str) -> None:
-        """Cut `part` (in place) where the limit is reached; `calls` is the text of its tool calls."""
-        allowance = self._allowance
-        if allowance is None or self._stop is None:
-            return
-        whole = (part.reasoning, part.content, calls)
-        if self._stop.counts == "total" and part.reasoning:
-            part.reasoning = allowance.take(part.reasoning)
-        if part.content:
-            part.content = allowance.take(part.content)
-        if calls:
-            part.tools = allowance.take(calls) == calls
-        if allowance.spent and (not part.finish or whole != (part.reasoning, part.content, calls if part.tools else "")):
-            part.finish, part.stopped = "length", True
-
-
 class StreamShape:
     """Turns one host's stream into the client's, and feeds `meter` on the way. `choices` is the request's n.
 
@@ -137,6 +105,7 @@ class StreamShape:
         self._quick = self._sides[0].splitter is None
         self._answer, self._reasoning = meter.answer.add, meter.reasoning.add
         self._cut = False
+        self._told = Told(meter)
         self._purse = purse
         self._unpaid: Unpaid | None = None
         self._rest: list[bytes] = []
@@ -161,6 +130,13 @@ class StreamShape:
     def produced(self) -> bool:
         """Whether any text has come."""
         return self._meter.produced
+
+    @property
+    def said(self) -> tuple[str, str, list[dict[str, Any]]] | None:
+        """(reasoning, content, tool calls) of a whole answer as the client gets it; None where there is no reasoning or more than one
+        answer, or where it is too long.
+        """
+        return self._told.said if self._choices == 1 else None
 
     @property
     def unheard(self) -> bytes:
@@ -338,6 +314,7 @@ class StreamShape:
                     continue
                 kept = "" if name == "tools" else shorter(text, excess, tokenizer)
                 excess = 0 if kept else excess - tokens_of(text, tokenizer)
+                self._told.cut(name, len(text) - len(kept))
                 setattr(part, name, False if name == "tools" else kept)
                 part.cut, part.finish, self._sides[choice.index].finish = True, None, None
 
@@ -364,10 +341,17 @@ class StreamShape:
         if side.finish is not None:
             part.late = True
             # What a choice says after its limit is not sent; its first finish stands.
-            part.reasoning, part.content, part.tools = ("", "", False) if self._stop else (part.reasoning, part.content, part.tools)
+            if self._stop:
+                self._told.cut_off(part.reasoning, part.content)
+                part.reasoning, part.content, part.tools = "", "", False
             part.finish = side.finish if part.finish else None
             return part
+        reasoning, content = part.reasoning, part.content
         side.limit(part, call_text(choice.delta))
+        if part.stopped:
+            self._told.cut_off(reasoning[len(part.reasoning) :], content[len(part.content) :])
+        if choice.delta is not None and choice.delta.tool_calls and part.tools:
+            self._told.call(choice.delta.tool_calls)
         side.finish = part.finish
         self._quick = self._quick and part.finish is None
         self._cut = self._cut or part.stopped
@@ -388,11 +372,13 @@ class StreamShape:
                 reasoning, content = reasoning + more[0], content + more[1]
         if reasoning:
             self._reasoning(reasoning)
-        written = content + call_text(delta)
-        if written:
-            self._answer(written)
+        calls = call_text(delta)
+        if content:
+            self._answer(content)
+        if calls:
+            self._meter.answer.add_calls(calls, beside=bool(content))
         if self._purse is not None:
-            self._purse.add(reasoning + written)
+            self._purse.add(reasoning + content + calls)
         return Part(reasoning, content, finish)
 
     def _finish(self, choice: Choice) -> str | None:

@@ -43,6 +43,10 @@ class Wish:
 NOTHING = Wish()
 
 
+class Unswitchable(InvalidRequest):
+    """Thinking would have to be off, and cannot be switched."""
+
+
 class Switch(NamedTuple):
     """What is decided for one deployment.
 
@@ -59,9 +63,9 @@ class Switch(NamedTuple):
         return self.state == "on"
 
     def turned_off(self, reason: str) -> Switch:
-        """Off for this request, as an edit; raises InvalidRequest with the vendor's `reason` where it cannot be switched."""
+        """Off for this request, as an edit; raises Unswitchable with the vendor's `reason` where it cannot be switched."""
         if self.fixed:
-            raise InvalidRequest(reason, param="messages")
+            raise Unswitchable(reason, param="messages")
         return self._replace(state="off", forced=True)
 
 
