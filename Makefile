@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help install demo test check bench bench-write bench-peers prove-bound prove-kill prove-simulate prove-mutations requirements clean
+.PHONY: help install demo test check litellm bench bench-write bench-peers prove-bound prove-kill prove-simulate prove-mutations prove-day requirements clean
 help:
 	@echo "make install       the faregate command in $(VENV)"
 	@echo "make demo          a local engine, emulated hosts and the gateway; a priced conversation (ARGS=--once ends after it)"
@@ -20,6 +20,8 @@ help:
 	@echo "make prove-bound   one budget under many streams on three gateways: never beyond the bound (needs redis-server, postgres)"
 	@echo "make prove-kill    a minute of kill -9 and restarts against the host's bill (needs redis-server, postgres)"
 	@echo "make prove-simulate, prove-mutations  5,000 seeded histories of the ledger; planted faults that each must turn a proof red"
+	@echo "make litellm       litellm in an environment of its own, for hosts whose protocol is not OpenAI's: docs/hosts.md"
+	@echo "make prove-day     a day of conversations before four emulated hosts and a real engine costs what the simulator foretold"
 	@echo "make requirements  the hash-pinned requirements files, compiled anew (needs uv)"
 
 install: $(VENV)/.base
@@ -58,6 +60,9 @@ prove-simulate: $(VENV)/.dev
 prove-mutations: $(VENV)/.dev
 	$(BIN)/python -m proofs.planting $(ARGS)
 
+prove-day: $(VENV)/.dev
+	$(BIN)/python -m proofs.day $(ARGS)
+
 # The set of packages of a stamp .NAME is requirements/NAME.txt: base < local < dev.
 $(VENV)/.base $(VENV)/.local $(VENV)/.dev: $(VENV)/.%: requirements/%.txt requirements/build.txt pyproject.toml | $(VENV)/.made
 	$(PIP) install --require-hashes -r requirements/build.txt -r $<
@@ -69,6 +74,14 @@ $(VENV)/.made:
 		echo "(Debian 12: apt-get install python3 python3-venv; macOS: brew install python@3.13) or name it: make install PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: name a newer one with PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# litellm and its sixty packages stay apart from the gateway: FAREGATE_LITELLM_PYTHON=$(VENV)/litellm/bin/python.
+litellm: $(VENV)/litellm/.made
+
+$(VENV)/litellm/.made: requirements/litellm.txt | $(VENV)/.made
+	$(BIN)/python -m venv $(VENV)/litellm
+	$(VENV)/litellm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
 	@touch $@
 
 # What make bench compares with; outside the package and its environment, in .bench/.

@@ -262,7 +262,8 @@ count together.
   figure the best round counts.
 - Faregate runs with everything on: keys, contracts, edits, prices, metrics, and the ledger with a durable commit for each request.
   nginx is a plain proxy with kept-alive connections and no buffering. LiteLLM 1.106.2 has one worker, a master
-  key, its Prometheus callback (our metrics are on, too) and no database, so it keeps no ledger. Portkey 1.15.2 runs on Node 22, without keys, budgets or ledger.
+  key, its Prometheus callback (our metrics are on, too) and no database, so it keeps no ledger. Portkey 1.15.2 runs on
+  Node 22, without keys, budgets or ledger.
 - Requests per second: 16 connections, each of which sends its next request when the last answer is whole. For direct and nginx
   it is the generator's core that is full.
 - Latency: one connection; direct's own is taken off.

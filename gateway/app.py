@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hmac
 import logging
 from functools import partial
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 from gateway.admin.app import build_admin
 from gateway.admin.budgets import BudgetDesk
+from gateway.admin.hosts import how_it_is
 from gateway.admin.keys import KeyDesk
 from gateway.budget_view import BudgetView
+from gateway.calibration import HitWatch
 from gateway.clock import Clock, instant_text
 from gateway.errors import LedgerUnavailable
-from gateway.exchange import Exchange, Ports
+from gateway.exchange import Exchange
 from gateway.experience import Experience
+from gateway.foresight import Foresight
 from gateway.front import server
 from gateway.front.app import Front
 from gateway.front.auth import Keys, pepper_for
+from gateway.health import Health
 from gateway.hosts import Host
 from gateway.keys.following import Following
 from gateway.keys.port import KeyProblem, KeyStore
 from gateway.keys.postgres import PostgresKeys
 from gateway.keys.registry import Registry
-from gateway.keys.secret import Hasher
+from gateway.keys.secret import Hasher, pseudonym, stored_secret
 from gateway.keys.sqlite import SqliteKeys
 from gateway.ledger.port import Ledger, Store
 from gateway.ledger.postgres import PostgresStore
@@ -35,15 +41,26 @@ from gateway.ledger.steward import Steward
 from gateway.metrics import Metrics
 from gateway.policies import Policies, default_folder
 from gateway.policy_watch import PolicyStore
+from gateway.ports import Ports
+from gateway.prefix import Index
+from gateway.prelude import Prelude
+from gateway.recall.port import Recall
+from gateway.recall.redis import Calls, RedisEntries
+from gateway.recall.sqlite import SqliteEntries
+from gateway.recall.store import Store as Reasoning
+from gateway.replicas import Replicas
 from gateway.request import Caller
 from gateway.settings import Settings, SettingsError, variable_name
+from gateway.shared.link import Link
 from gateway.shared.sharing import Sharing
 from gateway.standings import balance, mine, named
 from gateway.timekeeping import clock_for
 from gateway.tokens import warm
-from gateway.upstream.accounts import Account, Accounts
+from gateway.upstream.accounts import Account, Accounts, UnusableKey, account_for, needs
 from gateway.upstream.client import HttpUpstream
-from gateway.upstream.port import Deadlines
+from gateway.upstream.litellm_adapter import LitellmUpstream, worker_for
+from gateway.upstream.port import Deadlines, Upstream
+from gateway.upstream.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 # Seconds for the last charges, once streams have been cut at the end of the drain: counting a cut answer takes a moment.
@@ -56,7 +73,8 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.clock: Clock = clock_for(settings.clock)
-        self.policies = PolicyStore(settings.policies or default_folder(), self.clock)
+        self.health = Health()
+        self.policies = PolicyStore(settings.policies or default_folder(), self.clock, reloaded=self._reloaded)
         self._accounts: tuple[str, Accounts] | None = None
         self.budgets = BudgetView()
         self.metrics = Metrics(self.policies, self.clock, self.budgets)
@@ -65,7 +83,14 @@ class Gateway:
         self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], key_pepper(settings), self.clock)
         self.registry = key_registry(settings, self.clock)
         self.stored_keys = Following(self.registry.store, self.keys.known, self.keys.use)
-        self.sharing = _sharing(settings, self.clock, self.metrics)
+        index = Index()
+        self.foresight = Foresight(derived(key_pepper(settings), "prefix"), index)
+        self.replicas = Replicas(index)
+        self.sharing = _sharing(settings, self.clock, self.metrics, self.foresight)
+        self.recall = reasoning_store(settings, self.metrics)
+        self.hits = HitWatch()
+        self.foresight.watch = self._watch_hits
+        self.metrics.watch_hosts(self.health, self.replicas, self.hits)
 
     def accounts(self, policies: Policies) -> Accounts:
         """The configured hosts of a snapshot; made once for each."""
@@ -73,6 +98,20 @@ class Gateway:
             found = {name: account for name, host in policies.hosts.items() if (account := _account(self.settings, host))}
             self._accounts = policies.digest, Accounts(found)
         return self._accounts[1]
+
+    def _watch_hits(self, place: str, known: int, hit: int, idle: float, at: float) -> None:
+        """A host's hit rate may have fallen: said once. Places of single teams count for their deployment."""
+        fall = self.hits.learn(place.partition("#")[0], known, hit, idle, at)
+        if fall is not None:
+            before, now = round(100 * fall.before), round(100 * fall.now)
+            log.warning(
+                "alarm: %s hits %s %% of the prefixes that it knows, and hit %s %% before after such pauses", fall.name, now, before
+            )
+
+    def _reloaded(self) -> None:
+        """Who reloads has mended something: what was parked may be asked again."""
+        self.health.forgive()
+        self.replicas.forgive()
 
     async def serve(self) -> None:
         """Run until a signal ends it; streams finish, the ledger is closed last."""
@@ -99,7 +138,8 @@ class Gateway:
         self.metrics.watch(ledger)
         await ledger.start()
         await self.sharing.start()
-        upstream = HttpUpstream(settings.timeout_connect)
+        await self.recall.start()
+        upstream = _upstream(settings)
         stop = asyncio.Event()
         watching = asyncio.gather(self.policies.watch(stop), self.stored_keys.watch(stop), self.budgets.watch(ledger, self.clock, stop))
         exchange = Exchange(self._ports(ledger, upstream))
@@ -112,6 +152,7 @@ class Gateway:
             await asyncio.gather(watching, return_exceptions=True)
             await exchange.end(SETTLE_WITHIN)
             await upstream.close()
+            await self.recall.close()
             await self.sharing.close()
             await ledger.close()
 
@@ -120,7 +161,7 @@ class Gateway:
         store, spool = ledger_store(settings), Spool(settings.data / "spool")
         return Steward(store, spool, lease=settings.lease, on_commit=self.metrics.committed, ledger_down=settings.ledger_down)
 
-    def _ports(self, ledger: Steward, upstream: HttpUpstream) -> Ports:
+    def _ports(self, ledger: Steward, upstream: Upstream) -> Ports:
         settings = self.settings
         limits = Deadlines(settings.timeout_connect, settings.timeout_first_byte, settings.timeout_idle, settings.timeout_total)
         return Ports(
@@ -135,6 +176,10 @@ class Gateway:
             limits=self.sharing.limits,
             denials=self.sharing.denials,
             view=self.budgets,
+            health=self.health,
+            prelude=Prelude(self.recall, partial(pseudonym, key_pepper(settings))),
+            replicas=self.replicas,
+            foresight=self.foresight,
         )
 
     def _front(self, exchange: Exchange, ledger: Steward) -> Front:
@@ -188,16 +233,20 @@ class Gateway:
         return balance(mine(self.policies.current.teams.get(caller.team), caller, known, now))
 
     def _hosts(self) -> list[dict[str, Any]]:
-        """Every host of the policies: configured or not, and what it serves now."""
+        """Every host of the policies: configured or not, what it serves now, and how that has gone lately."""
         now, policies = self.clock.now(), self.policies.current
-        accounts = self.accounts(policies)
+        accounts, at = self.accounts(policies), now.timestamp()
+        states, copies, falls = list(self.health.states(at)), list(self.replicas.states(at)), self.hits.falls(at)
+        alarms = self.health.alarms(at)
         return [
             {
                 "host": name,
                 "configured": name in accounts,
-                "needs": None if name in accounts else _needs(host),
+                "needs": None if name in accounts else needs(host, self.settings),
                 "currency": accounts.currencies.get(name),
                 "models": sorted({row.model for row in host.models if row.serves(now)}),
+                "alarms": [alarm.text for alarm in alarms if alarm.host == name],
+                **how_it_is(name, states, copies, self.settings.base_urls_of(name), falls),
             }
             for name, host in policies.hosts.items()
         ]
@@ -205,11 +254,13 @@ class Gateway:
     def _ready(self, ledger: Steward) -> dict[str, Any]:
         policies = {"policies": self.policies.current.digest, "policies_error": self.policies.error}
         policies["keys_error"] = self.stored_keys.error
+        alarms = [alarm.text for alarm in self.health.alarms(self.clock.now().timestamp())]
         limits = self.sharing.limits
         report: dict[str, Any] = {
             "ready": ledger.ready() and limits.ready(),
             "redis": limits.state(),
             "unsettled": ledger.unsettled,
+            "alarms": alarms,
             **policies,
         }
         if self.settings.clock is not None:
@@ -226,6 +277,11 @@ class Gateway:
             log.warning("no host is configured, so nothing is served: set DEEPSEEK_API_KEY, or FAREGATE_BASE_URL_LOCAL for your own engine")
         if self.settings.clock is not None:
             log.warning("FAREGATE_CLOCK is set: prices and names are those of %s", instant_text(self.clock.now()))
+        if self.settings.redis is not None and self.settings.store_key is None:
+            log.warning(
+                "FAREGATE_STORE_KEY is not set, so each gateway keeps the reasoning that clients lose for itself. Remedy: set it to what "
+                "`openssl rand -hex 32` prints, the same for all that share the Redis"
+            )
         for warning in self.settings.warnings:
             log.warning("%s", warning)
         for warning in self.policies.current.unconvertible(self.accounts(self.policies.current).currencies, self.clock.now()):
@@ -241,13 +297,32 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def _sharing(settings: Settings, clock: Clock, metrics: Metrics) -> Sharing:
+def _sharing(settings: Settings, clock: Clock, metrics: Metrics, foresight: Foresight) -> Sharing:
     redis = settings.redis.get_secret_value() if settings.redis else None
     try:
-        return Sharing(redis, settings.redis_down, settings.lease, clock, metrics)
+        return Sharing(redis, settings.redis_down, settings.lease, clock, metrics, (foresight, _tag(settings)))
     except (ValueError, TypeError):
         # What the library says may repeat the address, and a password with it.
         raise SettingsError("FAREGATE_REDIS: no address that can be used. Remedy: write it as redis://:PASSWORD@HOST:PORT/0.") from None
+
+
+def reasoning_store(settings: Settings, metrics: Metrics) -> Recall:
+    """Where relayed reasoning is kept, sealed: in Redis for all replicas that know its key, else in a file of this gateway's own."""
+    if settings.store_key is None:
+        return Reasoning(_recall_key(settings.data), SqliteEntries(settings.data / "recall.db"))
+    secret = settings.store_key.get_secret_value().encode()
+    if settings.redis is None:
+        return Reasoning(secret, SqliteEntries(settings.data / "recall.db"))
+    return Reasoning(secret, RedisEntries(Link(settings.redis.get_secret_value(), Calls(metrics))))
+
+
+def _recall_key(data: Path) -> bytes:
+    """The key in the data folder; where nothing can be written there, one for as long as this process lives."""
+    try:
+        return stored_secret(data / "recall-key")
+    except OSError as problem:
+        log.warning("reasoning that clients lose is kept in memory only: %s cannot be written (%s)", data, type(problem).__name__)
+        return token_bytes(32)
 
 
 def on_postgres(settings: Settings) -> bool:
@@ -263,6 +338,16 @@ def key_pepper(settings: Settings) -> bytes:
             "`openssl rand -hex 32` prints, once for all of them."
         )
     return pepper_for(settings.key_pepper, settings.data)
+
+
+def derived(pepper: bytes, purpose: str) -> bytes:
+    """A secret of its own for one purpose, the same in every gateway with this pepper; 32 bytes."""
+    return hmac.digest(pepper, b"faregate " + purpose.encode(), "sha256")
+
+
+def _tag(settings: Settings) -> str:
+    """What tells apart gateways that cannot read each other's digests, and nothing about the secret."""
+    return derived(key_pepper(settings), "prefix tag").hex()[:16]
 
 
 def key_registry(settings: Settings, clock: Clock | None = None) -> Registry:
@@ -295,6 +380,12 @@ def _check_hosts(settings: Settings, policies: Policies) -> None:
         for name in names:
             if name not in known:
                 raise SettingsError(f"FAREGATE_{prefix}_{name} names no host. Remedy: use one of {', '.join(sorted(known))}.")
+    for name, urls in settings.base_url.items():
+        if len(urls) > 1 and not policies.hosts[known[name]].local:
+            raise SettingsError(
+                f"FAREGATE_BASE_URL_{name} has {len(urls)} URLs, and {known[name]} is no engine of your own: only replicas of one engine "
+                f"may be listed. Remedy: name one URL, or mark the host `local: true` in policies/hosts/{known[name]}.yaml."
+            )
     for name, currency in settings.currency.items():
         billed = {card.currency for card in policies.prices.cards() if card.host == known[name]}
         if currency not in billed:
@@ -303,33 +394,15 @@ def _check_hosts(settings: Settings, policies: Policies) -> None:
 
 
 def _account(settings: Settings, host: Host) -> Account | None:
-    """How a host is reached, or None where its URL or its key is missing."""
-    base = settings.base_url_of(host.host) or host.base_url
-    key = settings.upstream_key(host.key) if host.key else None
-    if base is None or (host.key is not None and key is None):
-        return None
-    return Account(
-        host=host.host,
-        base_url=base,
-        currency=settings.currency_of(host.host),
-        beta_url=_beta(base, host.beta_url),
-        key=_header_safe(host.key or "", key.get_secret_value()) if key else None,
-    )
+    """How a host is reached, or None where something is missing for it: `needs` says what."""
+    try:
+        found = account_for(host, settings)
+    except UnusableKey as error:
+        raise SettingsError(str(error)) from None
+    return found if isinstance(found, Account) else None
 
 
-def _header_safe(variable: str, key: str) -> str:
-    """A key as it can stand in a header; a file's last line break is taken off."""
-    key = key.strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError(f"{variable} holds a character that no key has (a space or line break?). Remedy: set it to the key alone.")
-    return key
-
-
-def _beta(base: str, beta: str | None) -> str | None:
-    return base.rstrip("/") + beta if beta is not None and beta.startswith("/") else beta
-
-
-def _needs(host: Host) -> str:
-    if host.key is not None:
-        return host.key
-    return f"FAREGATE_BASE_URL_{host.host.upper().replace('-', '_')}"
+def _upstream(settings: Settings) -> Switchboard:
+    endpoint = next(iter(settings.base_urls_of("bedrock")), None)
+    worker = worker_for(settings.upstream_key, settings.litellm_python, endpoint, settings.timeout_connect, settings.timeout_total)
+    return Switchboard(HttpUpstream(settings.timeout_connect), LitellmUpstream(worker) if worker else None)

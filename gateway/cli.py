@@ -34,8 +34,12 @@ VERBS = {
     "keys": "make, list, revoke and rotate the keys of teams",
     "check": "validate a policies folder",
     "quote": "price a request at any host, model and instant",
+    "simulate": "replay a trace of requests, and show what each way of choosing hosts would cost",
+    "prices": "compare the price lists that others publish with ours, and propose cards",
     "schema": "print the JSON Schemas of the policies for editors",
     "budgets": "show what every budget has spent and holds, and its forecast",
+    "explain": "say why a request went where it went, and what it would have cost elsewhere",
+    "cache": "find what breaks prompt caches, and what that costs",
     "verify": "check the ledger's invariants",
     "emulate": "play a host, strictly, with a bill of its own",
 }

@@ -158,7 +158,7 @@ def _lenient(data: bytes) -> bytes:
 
 def inline_splitter(deployment: Deployment) -> ThinkSplitter | None:
     """A splitter for hosts that write `<think>` into the content. A version that always thinks may leave the start tag out."""
-    if deployment.host.writes.reasoning != "inline":
+    if not deployment.inline:
         return None
     thinking = deployment.contract.thinking
     return ThinkSplitter(assume_open=thinking.switch == "none" and thinking.default == "on" and deployment.thinking != "off")
@@ -229,7 +229,10 @@ def read_error(status: int, body: bytes) -> HostError:
 
 
 def error_of(body: Any) -> HostError | None:
-    """The error that a JSON object states, or None: OpenAI's, GMI's, OpenRouter's, flat, Novita's, SiliconFlow's, Nebius's, TGI's."""
+    """The error that a JSON object states, or None: in the shape of OpenAI and its likes, GMI, Novita, SiliconFlow, Nebius, Google or TGI."""
+    if isinstance(body, list) and body:
+        # Google puts it into a list of one.
+        body = body[0]
     if not isinstance(body, dict):
         return None
     error = body.get("error")

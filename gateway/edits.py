@@ -38,6 +38,12 @@ def changed(name: str, before: object, after: object) -> Edit:
     return Edit(name, f"{before}->{after}")
 
 
+def parse(text: str) -> Edit:
+    """An edit as it was written."""
+    name, _, value = text.partition("=")
+    return Edit(name, value or None)
+
+
 def safe(field: str) -> str:
     """A caller's field name that can stand in a header; a name with anything else in it is written `other`."""
     return field if SAFE_NAME.fullmatch(field) else "other"

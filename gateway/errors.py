@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 Fault = Literal["caller", "policy", "upstream", "ours"]
+
+
+class Refused(NamedTuple):
+    """How a host refused: its HTTP status, the seconds that it asks to be left alone, how many requests at a time it allows."""
+
+    status: int
+    wait: int | None = None
+    limit: int | None = None
 
 
 class FaregateError(Exception):
@@ -15,6 +23,7 @@ class FaregateError(Exception):
     code: ClassVar[str] = "internal_error"
     retry: bool = False
     billed: bool = False
+    refused: Refused | None = None
 
     def __init__(
         self,

@@ -8,104 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from math import ceil
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from msgspec.json import Encoder
+from msgspec.structs import replace
 
 from gateway import receipts
-from gateway.budget_view import BudgetView
-from gateway.budgets import claims
-from gateway.clock import Clock
+from gateway.attempts import Attempts, finished, refused_status
+from gateway.breaks import priced
+from gateway.dialects import write_json
 from gateway.errors import (
     BudgetExceeded,
     FaregateError,
     InternalError,
     ModelNotFound,
+    NoDeployment,
     NotAllowed,
     PriceUnknown,
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.experience import Experience
-from gateway.ledger.port import Ledger
+from gateway.explain import dry_run
 from gateway.limits import given
-from gateway.outcome import Billed, Grant, Hold, LedgerRow, Outcome, Status
-from gateway.policies import Policies
-from gateway.receipts import Charge, Journey, Verdict
-from gateway.replies import Reply, Responder, reply_for
+from gateway.outcome import Break, LedgerRow, Outcome, PlanNote
+from gateway.ports import Gone, Ports
+from gateway.prelude import Opened
+from gateway.receipts import Journey, Leg, Verdict
+from gateway.replies import Responder
 from gateway.request import Caller, ChatRequest
-from gateway.router import TYPICAL_OUTPUT, Terms, capped, plan
-from gateway.shared.port import Limits, unlimited
-from gateway.stretch import Stretch, left_text
+from gateway.router import TYPICAL_OUTPUT, Plan, Terms, plan
+from gateway.routes import Route
+from gateway.shared.port import unlimited
+from gateway.stretch import left_text
 from gateway.teams import LimitsRow
-from gateway.upstream.accounts import Accounts
-from gateway.upstream.port import Answer, Call, Deadlines, Upstream
-from gateway.usage import Usage
-from gateway.watch import ClientGone, Watch
+from gateway.upstream.port import Deadlines
+from gateway.watch import ClientGone
 
-_json = Encoder().encode
 log = logging.getLogger(__name__)
 # Seconds that a client has to take the last word of an answer that has failed.
 FAREWELL = 5.0
 # Bytes of a body for one token of the prompt, before anything else is known of it.
 BYTES = 4
-T = TypeVar("T")
-
-
-class Snapshot(Protocol):
-    """Where the policies in force are found."""
-
-    @property
-    def current(self) -> Policies: ...
-
-
-class Observer(Protocol):
-    """Who learns of requests: metrics now."""
-
-    def observe(self, outcome: Outcome) -> None: ...
-
-    def stream_opened(self) -> None: ...
-
-    def stream_closed(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Everything outside that one exchange needs."""
-
-    policies: Snapshot
-    ledger: Ledger
-    upstream: Upstream
-    accounts: Callable[[Policies], Accounts]
-    clock: Clock
-    deadlines: Deadlines
-    experience: Experience
-    observer: Observer
-    limits: Limits
-    denials: Denials
-    view: BudgetView
-
-
-class Denials(Protocol):
-    """What the ledger has just refused, so that it need not be asked again."""
-
-    def check(self, hold: Hold) -> BudgetExceeded | None: ...
-
-    def note(self, hold: Hold, error: BudgetExceeded) -> None: ...
-
-    def forget(self, team: str) -> None: ...
-
-
-class Gone(Protocol):
-    """The client's departure: calls back once, at once when it has already happened."""
-
-    def then(self, callback: Callable[[], None]) -> None: ...
 
 
 class Exchange:
@@ -149,9 +94,7 @@ class _Course:
         self._team = self._policies.teams.get(caller.team)
         self._rules = self._team.limits if self._team and not unlimited(self._team.limits) else None
         self._estimated = 0
-        self._call: Call | None = None
-        self._answer: Answer | None = None
-        self._left = False
+        self._opened = Opened(request, None)
 
     async def run(self, gone: Gone) -> None:
         task = asyncio.current_task()
@@ -167,29 +110,47 @@ class _Course:
             self._ports.ledger.forget(self._request.id)
 
     async def _run(self, gone: Gone) -> None:
+        attempts: Attempts | None = None
         try:
-            if self._rules is not None:
-                await self._admit(self._rules)
-            journey, stretch = await self._hold(self._plan() if self._team is None else await self._planned())
-        except FaregateError as error:
-            if self._rules is not None:
-                await self._leave(self._rules, 0)
-            await self._refuse(error)
-            return
-        watch = Watch(self._ports.deadlines if journey.streams_upstream else self._whole)
-        gone.then(partial(self._deserted, watch) if journey.bills_on else watch.client_left)
+            try:
+                if self._request.dry_run:
+                    await self._explain()
+                    return
+                if self._rules is not None:
+                    await self._admit(self._rules)
+                journey = await self._opened_and_planned()
+                attempts = Attempts(self._ports, self._whole, self._accounts, self._terms, journey, self._responder)
+                attempts.embark()
+                await attempts.hold()
+            except FaregateError as error:
+                if self._rules is not None:
+                    await self._leave(self._rules, 0)
+                await self._refuse(error)
+                return
+            await self._depart(attempts, gone)
+        finally:
+            if attempts is not None:
+                attempts.let_go()
+
+    async def _depart(self, attempts: Attempts, gone: Gone) -> None:
+        watch = attempts.depart()
+        gone.then(attempts.client_left)
         self._ports.observer.stream_opened()
         try:
-            await self._ride(journey, reply_for(journey, self._responder, watch, self._ports.experience, stretch), watch)
+            await self._ride(attempts)
         finally:
             watch.close()
             self._ports.observer.stream_closed()
 
-    def _deserted(self, watch: Watch) -> None:
-        """The client has left a host that bills the whole answer all the same: heard to its end, so that its bill is known."""
-        self._left = True
-        if not self._sent:
-            watch.client_left()
+    async def _opened_and_planned(self) -> Journey:
+        self._opened = await self._ports.prelude.open(self._request, self._caller, self._team, self._policies)
+        self._request = self._opened.request
+        return self._plan() if self._team is None else await self._planned()
+
+    async def _explain(self) -> None:
+        """A dry run: what would be done, with nothing held, counted against a rate or dispatched."""
+        journey = await self._opened_and_planned()
+        await self._responder.whole(200, {}, write_json(dry_run(journey.plan, self._request)))
 
     async def _admit(self, rules: LimitsRow) -> None:
         """Count the request against the rates of its team; most teams have none."""
@@ -220,75 +181,53 @@ class _Course:
                 f"No route is named {self._request.model!r}. GET /v1/models lists the names; HOST/MODEL pins one deployment.", param="model"
             )
         currencies, horizon = self._accounts.currencies, ceil(ports.deadlines.total)
-        terms = Terms(self._policies, self._started, currencies, horizon)
+        foresight = ports.foresight
+        # What moves with the last message would make its first request another conversation.
+        asked = self._opened.steady or self._request
+        ask = foresight.ask(asked, caller, self._started) if foresight is not None else None
+        terms = Terms(
+            self._policies,
+            self._started,
+            currencies,
+            horizon,
+            foresight=foresight,
+            ask=ask,
+            health=ports.health,
+            queues=ports.replicas,
+            openings=self._accounts.openings,
+        )
         if team is not None or caller.budget is not None:
             terms = terms._replace(team=team, step=ports.view.step(team, caller, self._started), caller=caller)
+        return Journey(self._request, caller, self._routed(route, terms), self._policies, self._started)
+
+    def _routed(self, route: Route, terms: Terms) -> Plan:
+        """The plan; where all that could serve are at rest, with those of them that may be asked by who has nowhere else to go."""
         self._terms = terms
-        return Journey(self._request, self._caller, plan(self._request, route, terms), self._policies, self._started)
+        try:
+            return plan(self._request, route, terms)
+        except NoDeployment as nowhere:
+            if not nowhere.retry:
+                raise
+        self._terms = terms = terms._replace(health=self._ports.health.alone, queues=self._ports.replicas.alone)
+        return plan(self._request, route, terms)
 
-    async def _hold(self, journey: Journey) -> tuple[Journey, Stretch | None]:
-        """Hold what the request may cost; where budgets grant less than the worst case, it rides with what they grant."""
-        ports, caller = self._ports, self._caller
-        if self._team is None and caller.budget is None:
-            await ports.ledger.hold(journey.hold())
-            return journey, None
-        claimed = claims(self._team, caller, journey.candidate.card.currency, self._started, self._policies.rates)
-        if not claimed:
-            await ports.ledger.hold(journey.hold())
-            return journey, None
-        hold, grant = await self._granted(journey.holds(claimed, ports.experience.usual_output(caller.key, journey.deployment.name)))
-        ports.view.learn(grant.budgets)
-        stretch = Stretch(ports.ledger, hold, grant, journey.candidate.dearest, ports.view.learn)
-        return (journey, stretch) if stretch.whole else self._fitted(journey, stretch)
-
-    async def _granted(self, holds: Iterator[Hold]) -> tuple[Hold, Grant]:
-        """The first hold that its budgets grant, at least in part; raises the last refusal."""
-        ports = self._ports
-        refusal: BudgetExceeded | None = None
-        for hold in holds:
-            refusal = ports.denials.check(hold)
-            if refusal is None:
-                try:
-                    return hold, await ports.ledger.hold(hold)
-                except BudgetExceeded as error:
-                    ports.denials.note(hold, error)
-                    refusal = error
-        assert refusal is not None, "there is a hold to try"
-        raise refusal
-
-    def _fitted(self, journey: Journey, stretch: Stretch) -> tuple[Journey, Stretch]:
-        """The answer as a stream, so that it can be ended on its way; where that is no use, as short as the hold affords."""
-        if journey.ends_early:
-            return journey.streaming(), stretch
-        # It was sanitised before, under a higher limit: nothing is refused now that was not refused then.
-        tokens = max(1, stretch.affords(journey.prompt_bound) // self._request.answers)
-        stretch.fix()
-        plan = capped(journey.plan, self._request, self._terms, tokens)
-        return Journey(self._request, self._caller, plan, self._policies, self._started), stretch
-
-    async def _ride(self, journey: Journey, reply: Reply, watch: Watch) -> None:
+    async def _ride(self, attempts: Attempts) -> None:
         """Dispatch, relay, settle, end: settled whatever happens in between."""
         stopping: asyncio.CancelledError | None = None
         failure: Exception | None
         try:
-            failure = await self._attempt(journey, reply, watch)
+            failure = await attempts.ride()
         except asyncio.CancelledError as stop:
             stopping, failure = stop, UpstreamError("The gateway is stopping.", dispatched=True)
+            attempts.let_go()
         except Exception as bug:
             # After the dispatch nothing may escape unsettled, our own mistakes least of all.
             log.exception("request %s failed inside the gateway", self._request.id)
             failure = bug
-        ended = self._ports.clock.now()
-        if failure is not None or reply.stopped:
-            self._hang_up()
-        # What the host reported; else what we count; None where certainly nothing was billed.
-        usage = reply.meter.billed() if failure is None else None
-        if usage is None and self._sent and _may_be_billed(failure):
-            # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
-            usage = await finished(asyncio.to_thread(reply.usage, failure is None))
-        row, charged = self._row(journey, reply, usage, failure, ended)
+        legs = await attempts.conclude(failure)
+        row = self._row(attempts, legs, failure)
         try:
-            await (self._ports.ledger.release(row) if usage is None else self._ports.ledger.settle(row))
+            await (self._ports.ledger.release(row) if row.usage is None else self._ports.ledger.settle(row))
         except FaregateError as error:
             log.critical("request %s could not be settled yet, the ledger keeps its row: %s", row.id, error.message)
             failure = failure or error
@@ -297,70 +236,73 @@ class _Course:
         if self._rules is not None:
             await self._leave(self._rules, row.usage.prompt + row.usage.output if row.usage else 0)
         # Only now: the end of the host's stream has come by then, so that its connection can be used again.
-        self._hang_up()
+        attempts.hang_up()
         if stopping is not None:
-            await self._tell(UpstreamError("The gateway is stopping.", dispatched=True), reply)
+            await self._tell(UpstreamError("The gateway is stopping.", dispatched=True), attempts)
             raise stopping
-        await self._finish(reply, row, failure, watch)
-        if failure is None and row.usage is not None:
-            estimate = journey.candidate.sanitised.prompt_tokens
-            self._ports.experience.learn(journey.deployment.name, row.usage, estimate, int(watch.waited * 1000))
-            if reply.stretch is not None and row.stopped is None:
-                self._ports.experience.answered(row.key, journey.deployment.name, row.usage.output // self._request.answers)
-        self._observe(journey, row, charged, watch, failure)
+        if failure is None:
+            self._ports.prelude.close(self._opened, self._caller, attempts.reply)
+        await self._finish(attempts, legs[-1], row, failure)
+        if failure is None:
+            self._learn(attempts, legs[-1], row)
+        self._observe(attempts, row, legs[-1], failure)
 
-    async def _attempt(self, journey: Journey, reply: Reply, watch: Watch) -> Exception | None:
-        account, sent = self._accounts.of(journey.deployment), journey.candidate.sanitised
-        url, headers = account.url(self._request.beta or sent.beta), account.headers(self._request.id, journey.streams_upstream)
-        self._call = call = Call(url, headers, _json(sent.body))
-        try:
-            self._answer = await watch.guard(self._ports.upstream.open(call))
-            watch.opened()
-            await reply.take(self._answer)
-        except (ClientGone, FaregateError) as failure:
-            return failure
-        return reply.failure
+    def _row(self, attempts: Attempts, legs: tuple[Leg, ...], failure: Exception | None) -> LedgerRow:
+        verdict = Verdict(attempts.status(failure), attempts.reply.stopped, attempts.reply.edits)
+        return receipts.row(attempts.journey, verdict, legs, attempts.ended, self._note(attempts))
 
-    @property
-    def _sent(self) -> bool:
-        """Whether any byte of the request has left for the host."""
-        return self._call is not None and self._call.sent
+    def _note(self, attempts: Attempts) -> PlanNote | None:
+        """Why it went where it went; with what was passed over on the way, and where its prompt broke with the one before."""
+        note = attempts.journey.plan.note
+        if note is None:
+            return None
+        broke = self._break(attempts)
+        if broke is None and not attempts.skipped:
+            return note
+        return replace(note, passed_over=(*note.passed_over, *attempts.skipped), broke=broke)
 
-    def _hang_up(self) -> None:
-        """Let the host go: a connection that was read to its end is kept, any other is closed, and the host stops working for us."""
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
+    def _break(self, attempts: Attempts) -> Break | None:
+        foresight, ask, candidate = self._ports.foresight, self._terms.ask, attempts.journey.candidate
+        if foresight is None or ask is None or not attempts.taken:
+            return None
+        prints = foresight.prints(ask, self._request.body)
+        found = self._ports.breaks.look(ask.conversation, prints, self._request, candidate.prospect.prompt)
+        return None if found is None else priced(found, candidate.card.band(self._started).rates)
 
-    def _row(
-        self, journey: Journey, reply: Reply, usage: Usage | None, failure: Exception | None, ended: datetime
-    ) -> tuple[LedgerRow, Charge | None]:
-        charged: Charge | None = None
-        if usage is not None:
-            charged = receipts.charge_for(journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
-        known: Billed = "none" if usage is None else "known" if usage.reported else "possible"
-        status = "client_gone" if self._left and failure is None else _status(failure, reply)
-        verdict = Verdict(status, known, reply.stopped, reply.edits)
-        return receipts.row(journey, verdict, usage, charged, ended), charged
+    def _learn(self, attempts: Attempts, leg: Leg, row: LedgerRow) -> None:
+        """What this answer teaches about the next ones."""
+        journey, used = attempts.journey, leg.usage
+        if used is None:
+            return
+        experience, name = self._ports.experience, journey.deployment.name
+        experience.learn(name, used, journey.candidate.sanitised.prompt_tokens, int(attempts.watch.waited_here * 1000))
+        candidate, foresight, ask = journey.candidate, self._ports.foresight, self._terms.ask
+        if foresight is not None and ask is not None and candidate.place is not None and candidate.prints is not None:
+            answers, ended = self._request.answers, row.stopped is None
+            foresight.learn(ask, candidate.place, candidate.prints, candidate.prospect, used, answers, ended)
+        if attempts.reply.stretch is not None and row.stopped is None:
+            experience.answered(row.key, name, used.output // self._request.answers)
 
-    async def _finish(self, reply: Reply, row: LedgerRow, failure: Exception | None, watch: Watch) -> None:
+    async def _finish(self, attempts: Attempts, leg: Leg, row: LedgerRow, failure: Exception | None) -> None:
         if isinstance(failure, ClientGone):
             return
         if failure is None:
+            # What the client reads of tokens is of the answer that it got, what it reads of money is all that it paid.
+            told = row if leg.usage is row.usage else replace(row, usage=leg.usage)
             # The charge is made: a client that leaves or stalls now changes nothing of it.
             with suppress(ClientGone, UpstreamTimeout):
-                await watch.deliver(reply.finish(row))
+                await attempts.watch.deliver(attempts.reply.finish(told))
         else:
             error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
             # What may have been billed is never asked for again by a client's default.
             self._responder.dispatched = row.usage is not None
-            await self._tell(error, reply)
+            await self._tell(error, attempts)
 
-    async def _tell(self, error: FaregateError, reply: Reply) -> None:
+    async def _tell(self, error: FaregateError, attempts: Attempts) -> None:
         """The error to the client, unless it takes nothing any more."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL):
-                await self._responder.error(error, reply.headers)
+                await self._responder.error(error, attempts.reply.headers)
 
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""
@@ -370,7 +312,7 @@ class _Course:
         place = error.details if isinstance(error, PriceUnknown) and error.details else {}
         self._ports.observer.observe(
             Outcome(
-                status=_refused_status(error),
+                status=refused_status(error),
                 team=self._caller.team,
                 route=self._request.model if self._policies.route(self._request.model) else "other",
                 host=place.get("host", ""),
@@ -383,8 +325,9 @@ class _Course:
             )
         )
 
-    def _observe(self, journey: Journey, row: LedgerRow, charged: Charge | None, watch: Watch, failure: Exception | None) -> None:
+    def _observe(self, attempts: Attempts, row: LedgerRow, leg: Leg, failure: Exception | None) -> None:
         duration = self._ports.clock.monotonic() - self._arrived
+        watch = attempts.watch
         first = watch.first_content
         self._ports.observer.observe(
             Outcome(
@@ -399,8 +342,8 @@ class _Course:
                 overhead=max(0.0, duration - watch.waited),
                 first_token=None if first is None else first - self._arrived,
                 row=row,
-                baselines=receipts.baselines(journey.policies, row.usage, row.started) if row.usage else (),
-                cache_saved_nano=charged.saved_by_hits(row.usage) if charged and row.usage else 0,
+                baselines=receipts.baselines(self._policies, row.usage, row.started) if row.usage else (),
+                cache_saved_nano=leg.charged.saved_by_hits(leg.usage) if leg.charged and leg.usage else 0,
                 error=failure.code if isinstance(failure, FaregateError) else None,
             )
         )
@@ -410,42 +353,3 @@ def _likely(request: ChatRequest) -> int:
     """Output tokens of one answer, before anything else is known of it."""
     limits: list[int] = [request.body[name] for name in given(request.body)]
     return min([TYPICAL_OUTPUT, *limits])
-
-
-async def finished(work: Awaitable[T]) -> T:
-    """The result of work that a cancellation must not leave half done; the cancellation comes at the next wait instead."""
-    task = asyncio.ensure_future(work)
-    stopping = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            stopping = True
-    current = asyncio.current_task()
-    if stopping and current is not None:
-        current.cancel()
-    return task.result()
-
-
-def _may_be_billed(failure: Exception | None) -> bool:
-    return failure.billed if isinstance(failure, FaregateError) else True
-
-
-def _status(failure: Exception | None, reply: Reply) -> Status:
-    if failure is None:
-        return "stopped" if reply.stopped else "ok"
-    if isinstance(failure, ClientGone):
-        return "client_gone"
-    if isinstance(failure, UpstreamTimeout):
-        return "timeout"
-    if isinstance(failure, UpstreamError):
-        return "upstream_error"
-    # A refusal of the host: what it says of the request.
-    return _refused_status(failure) if isinstance(failure, FaregateError) else "gateway_error"
-
-
-def _refused_status(error: FaregateError) -> Status:
-    by_status: dict[int, Status] = {402: "denied", 403: "denied", 429: "rate_limited"}
-    if error.status in by_status:
-        return by_status[error.status]
-    return "client_error" if error.fault == "caller" else "gateway_error"

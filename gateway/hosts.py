@@ -13,6 +13,7 @@ from gateway.contracts import Cache, Contract, Counts, SendBack
 from gateway.rows import Instant, Row
 
 Switch = Literal["on", "off"]
+Reasoning = Literal["reasoning_content", "reasoning", "inline", "auto"]
 # Fields that Faregate itself reads and writes: no rule of a contract or a host passes or drops them.
 CORE = frozenset({"model", "messages", "stream", "stream_options"})
 
@@ -32,11 +33,11 @@ class Reads(Row):
 class Writes(Row):
     """What a host writes in answers."""
 
-    reasoning: Literal["reasoning_content", "reasoning", "inline", "auto"] = "auto"
+    reasoning: Reasoning = "auto"
     usage: Literal["finish_chunk", "last_chunk", "every_chunk", "none"] = "last_chunk"
     cached: tuple[str, ...] | str | None = Field(default=None, description="dotted path(s) of the cached-token count in the answer")
     cost: str | None = Field(default=None, description="dotted path of the host's own cost")
-    errors: Literal["openai", "openrouter", "gmi", "novita", "nebius", "flat", "any"] = "any"
+    errors: Literal["openai", "openrouter", "gmi", "novita", "nebius", "siliconflow", "google", "flat", "any"] = "any"
     keep_alive: str | None = Field(default=None, description="the comment it sends while queued")
 
     @property
@@ -72,6 +73,8 @@ class HostModel(Row):
     from_: Instant = Field(alias="from")
     until: Instant | None = None
     thinking: Literal["on", "off"] | None = Field(default=None, description="what this id fixes (deepseek-chat on V4: off)")
+    unthinking: str | None = Field(default=None, description="the id there of the same version that need not think, where this one must")
+    reasoning: Reasoning | None = Field(default=None, description="where reasoning stands in its answers, where not as the host writes it")
     retired: str | None = Field(default=None, description="the host's refusal after `until`; {model} is replaced")
     cache: Cache | None = Field(default=None, description="the prefix cache here, where it is not the contract's")
     verified: bool = True
@@ -88,6 +91,8 @@ class Host(Row):
     base_url: str | None = Field(default=None, description="null: only with FAREGATE_BASE_URL_<HOST>")
     beta_url: str | None = Field(default=None, description="base for prefix completion; relative to base_url when it starts with /")
     key: str | None = Field(default=None, description="the environment variable that holds its key; null: needs none")
+    auth: Literal["bearer", "api-key", "google"] = Field(default="bearer", description="how the key is sent; google: a token that expires")
+    protocol: Literal["openai", "bedrock"] = Field(default="openai", description="what it speaks; bedrock needs the extra `litellm`")
     local: bool = False
     charge_by: Literal["computed", "reported"] = "computed"
     open_fields: bool = False
@@ -97,6 +102,7 @@ class Host(Row):
     fields: HostFields = HostFields()
     cancel_stops_billing: bool | None = None
     limits: Limits = Limits()
+    rest: bool = Field(default=True, description="whether it is left alone for a while after failures; false: it is asked all the same")
     region: str | None = Field(default=None, description="where it computes, as teams name it in `regions`: cn, us, eu")
     models: tuple[HostModel, ...] = ()
     source: str = ""
@@ -152,6 +158,13 @@ class Deployment:
 
     def room(self, thinking: bool) -> int:
         """The largest limit that it takes, in its own way of counting."""
+        return self._rooms[thinking]
+
+    @cached_property
+    def _rooms(self) -> tuple[int, int]:
+        return self._room(False), self._room(True)
+
+    def _room(self, thinking: bool) -> int:
         top = self.contract.max_tokens.top(self.counts, thinking)
         return min(top, self.max_output or top)
 
@@ -192,7 +205,7 @@ class Deployment:
     @cached_property
     def inline(self) -> bool:
         """Whether its answers may have their thinking in the text."""
-        return self.host.writes.reasoning == "inline"
+        return (self.model.reasoning or self.host.writes.reasoning) == "inline"
 
     @cached_property
     def plain_fields(self) -> frozenset[str]:
@@ -203,6 +216,13 @@ class Deployment:
         treated = {*contract.dropped, *contract.renamed, *contract.refused} - {*host.passed}
         passed = {*host.passed, *contract.passed, *contract.ignored} - treated - ruled
         return frozenset(passed | (CORE - rules))
+
+    @cached_property
+    def treatment(self) -> str:
+        """What decides how a request is rewritten for it, but for the model's id: deployments with the same treatment get the same."""
+        host, model = self.host, self.model
+        own = (model.context, model.max_output, model.counts, model.thinking, self.inline, self.thinking)
+        return repr((self.contract.contract, host.reads, host.fields, host.open_fields, host.beta_url is None, own))
 
     def fixed(self, thinking: Switch | None) -> Deployment:
         """This deployment with thinking fixed by a route; itself where the route leaves it open."""

@@ -1,4 +1,4 @@
-"""Metrics: every name, label and help text that /metrics shows. Counters are per process; sum them over replicas.
+"""Metrics: what /metrics shows, counted and read as it is asked for. Counters are per process; sum them over replicas.
 
 Label values come from policies and settings only. What a caller chose freely (a model name, a field) becomes `other`, so
 that nobody outside can add a time series. Money is exact in the ledger; here it is a float in whole units, for display.
@@ -7,29 +7,29 @@ that nobody outside can add a time series. Money is exact in the ledger; here it
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import inf
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
+from gateway.calibration import foretold
 from gateway.clock import Clock
+from gateway.families import FAMILIES, Family
+from gateway.health import Alarm, State
 from gateway.money import NANO
 from gateway.outcome import Attempt, BudgetState, LedgerRow, Outcome
 from gateway.policies import Policies
+from gateway.replicas import ReplicaState
 from gateway.standings import standings, summed
 from gateway.usage import Usage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 OTHER: Final = "other"
-
-REQUEST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-OVERHEAD_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 # Fields of OpenAI's API and of engines that clients often send: an edit that drops one is counted under its own name.
 KNOWN_FIELDS: Final = frozenset(
@@ -38,56 +38,11 @@ KNOWN_FIELDS: Final = frozenset(
     " parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_retention reasoning reasoning_content"
     " reasoning_details reasoning_effort repetition_penalty response_format safety_identifier seed service_tier stop store"
     " stream_options temperature think thinking thinking_budget tool_choice tools top_k top_logprobs top_p user verbosity"
-    " web_search_options".split()
+    " volatile web_search_options".split()
 )
 
 _OF_BUDGETS: Final = frozenset(f"faregate_budget_{what}" for what in ("limit", "spent", "held"))
 _DAY: Final = 86_400
-_REQUEST = ("team", "route", "host", "model")
-_ANSWER = ("route", "host", "model")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric: its kind, name, labels in order, help and, for a histogram, buckets in seconds."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    labels: tuple[str, ...]
-    help: str
-    buckets: tuple[float, ...] = ()
-
-
-FAMILIES: Final = (
-    Family("counter", "faregate_requests_total", (*_REQUEST, "outcome"), "Requests by how they ended."),
-    Family("counter", "faregate_tokens_total", (*_REQUEST, "class"), "Tokens charged, by class: cache_hit, cache_miss, output."),
-    Family("counter", "faregate_reasoning_tokens_total", _REQUEST, "Reasoning tokens charged; they are part of the output tokens."),
-    Family("counter", "faregate_spend_total", (*_REQUEST, "class", "currency"), "Charges in whole units, by class of token."),
-    Family("counter", "faregate_baseline_spend_total", ("team", "baseline", "currency"), "What the same tokens would cost elsewhere."),
-    Family("counter", "faregate_cache_saved_total", ("team", "host", "model", "currency"), "Saved by cache hits, in whole units."),
-    Family("counter", "faregate_edits_total", ("edit", "contract"), "Edits made to requests and answers, by name."),
-    Family("counter", "faregate_attempts_total", ("host", "model", "outcome"), "Dispatches to hosts by how they ended."),
-    Family("counter", "faregate_usage_total", ("host", "source"), "Charged answers by where their usage comes from."),
-    Family("counter", "faregate_predicted_hit_tokens_total", ("host", "model"), "Prompt tokens that were expected to hit the cache."),
-    Family("counter", "faregate_unpriced_total", ("host", "model"), "Requests refused because no price was known."),
-    Family("counter", "faregate_disputed_total", ("host",), "Charges where the host's own figure was not believed."),
-    Family("counter", "faregate_redis_calls_total", ("op", "outcome"), "Calls to Redis, by how they ended; skipped while it is down."),
-    Family("gauge", "faregate_budget_limit", ("team", "budget", "currency"), "The limit of a budget, in whole units; take the max."),
-    Family("gauge", "faregate_budget_spent", ("team", "budget", "currency"), "What a budget has spent, in whole units; take the max."),
-    Family("gauge", "faregate_budget_held", ("team", "budget", "currency"), "What a budget holds for requests under way; take the max."),
-    Family("gauge", "faregate_open_streams", (), "Answers being streamed now."),
-    Family("gauge", "faregate_host_up", ("host", "model"), "Whether a deployment is in use (1) or left out after failures (0)."),
-    Family("gauge", "faregate_ledger_up", (), "Whether the ledger's store answers (1) or not (0)."),
-    Family("gauge", "faregate_spool_records", (), "Holds and charges that wait on this machine's disk for the ledger's store."),
-    Family("gauge", "faregate_redis_up", (), "Whether Redis is in use (1) or left alone after failures (0); none without Redis."),
-    Family("gauge", "faregate_policies_info", ("digest",), "The policies in force."),
-    Family("gauge", "faregate_card_verified", ("card",), "Whether a rate card was checked against the vendor's list (1) or not (0)."),
-    Family("gauge", "faregate_calendar_left_seconds", ("calendar",), "Time until a calendar of holidays ends; negative once it has."),
-    Family("histogram", "faregate_time_to_first_token_seconds", _ANSWER, "From arrival to the first content sent.", REQUEST_BUCKETS),
-    Family("histogram", "faregate_request_duration_seconds", _ANSWER, "From arrival to the end of the answer.", REQUEST_BUCKETS),
-    Family("histogram", "faregate_overhead_seconds", _ANSWER, "The part of the duration that the gateway itself spent.", OVERHEAD_BUCKETS),
-    Family("histogram", "faregate_ledger_commit_seconds", ("op",), "From asking the ledger to its commit.", OVERHEAD_BUCKETS),
-)  # fmt: skip
 
 
 class _Counts:
@@ -153,7 +108,8 @@ class _Tally:
     """What requests of one team, route, host, model, outcome and currency add up to; tokens and nano-units by class."""
 
     __slots__ = (
-        "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead", "priced", "reasoning", "requests",
+        "actual_hit", "compared", "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead",
+        "predicted", "predicted_hit", "priced", "reasoning", "requests",
         "spend_hit", "spend_miss", "spend_output", "team", "tokens_hit", "tokens_miss", "tokens_output", "used",
     )  # fmt: skip
 
@@ -163,7 +119,8 @@ class _Tally:
         self.first_token, self.duration, self.overhead = spreads
         self.requests = self.used = self.priced = 0
         self.tokens_hit = self.tokens_miss = self.tokens_output = self.reasoning = 0
-        self.spend_hit = self.spend_miss = self.spend_output = 0
+        self.spend_hit = self.spend_miss = self.spend_output = self.predicted = 0
+        self.predicted_hit = self.actual_hit = self.compared = 0
 
 
 class _Names(Protocol):
@@ -189,13 +146,40 @@ class _Ledger(Protocol):
     def unsettled(self) -> int: ...
 
 
-def _gauge(name: str, value: float | None) -> Metric:
-    """A gauge without labels; no samples where there is nothing to say."""
+class _Health(Protocol):
+    """How deployments are; seconds since 1970."""
+
+    def states(self, at: float) -> Iterable[State]: ...
+
+    def alarms(self, at: float) -> Iterable[Alarm]: ...
+
+
+class _Replicas(Protocol):
+    """How the replicas of own engines are."""
+
+    def states(self, at: float) -> Iterable[ReplicaState]: ...
+
+
+class _Hits(Protocol):
+    """Whose hit rates are watched, by HOST/MODEL, with the falls among them."""
+
+    def falls(self, at: float) -> Mapping[str, object | None]: ...
+
+
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _gauge(name: str, samples: Samples) -> Metric:
+    """A gauge with these samples; none where there is nothing to say."""
     (about,) = (family for family in FAMILIES if family.name == name)
-    shown = GaugeMetricFamily(about.name, about.help)
-    if value is not None:
-        shown.add_metric((), value)
+    shown = GaugeMetricFamily(about.name, about.help, labels=about.labels)
+    for labels, value in samples:
+        shown.add_metric(labels, value)
     return shown
+
+
+def _one(value: float | None) -> Samples:
+    return () if value is None else (((), value),)
 
 
 class Metrics:
@@ -234,18 +218,19 @@ class Metrics:
         self._edits = counts("edits")
         self._attempts = counts("attempts")
         self._usage = counts("usage")
-        self._predicted_hits = counts("predicted_hit_tokens")
         self._unpriced = counts("unpriced")
         self._disputed = counts("disputed")
         self._redis_calls = counts("redis_calls")
         self._redis_up: bool | None = None
         self._ledger: _Ledger | None = None
+        self._health: _Health | None = None
+        self._replicas: _Replicas | None = None
+        self._hits: _Hits | None = None
         self._first_token = times("time_to_first_token")
         self._duration = times("request_duration")
         self._overhead = times("overhead")
         self._commit = times("ledger_commit")
         self._open_streams = gauge("open_streams")
-        self._host_up = gauge("host_up")
         self._policies_info = gauge("policies_info")
         self._card_verified = gauge("card_verified")
         self._calendar_left = gauge("calendar_left_seconds")
@@ -286,17 +271,15 @@ class Metrics:
         """Show how this ledger is from now on."""
         self._ledger = ledger
 
-    def predicted(self, host: str, model: str, hit_tokens: int) -> None:
-        self._predicted_hits.add((self._host(host), self._model(host, model)), hit_tokens)
+    def watch_hosts(self, health: _Health, replicas: _Replicas, hits: _Hits) -> None:
+        """Show how hosts are from now on."""
+        self._health, self._replicas, self._hits = health, replicas, hits
 
     def stream_opened(self) -> None:
         self._streams += 1
 
     def stream_closed(self) -> None:
         self._streams -= 1
-
-    def host_up(self, host: str, model: str, up: bool) -> None:
-        self._host_up.labels(self._host(host), self._model(host, model)).set(up)
 
     def text(self) -> bytes:
         """The exposition. Takes tens of milliseconds where there are many series: call it in a thread."""
@@ -317,9 +300,24 @@ class Metrics:
             elif family.kind == "histogram":
                 yield self._times[family.name].family(family)
         yield from self._budget_gauges()
-        yield _gauge("faregate_redis_up", self._redis_up)
-        yield _gauge("faregate_ledger_up", None if self._ledger is None else self._ledger.up)
-        yield _gauge("faregate_spool_records", None if self._ledger is None else self._ledger.unsettled)
+        yield from self._host_gauges()
+        yield _gauge("faregate_redis_up", _one(self._redis_up))
+        yield _gauge("faregate_ledger_up", _one(None if self._ledger is None else self._ledger.up))
+        yield _gauge("faregate_spool_records", _one(None if self._ledger is None else self._ledger.unsettled))
+
+    def _host_gauges(self) -> Iterator[Metric]:
+        """How hosts are now; of those that the policies have."""
+        at, served, hosts = self._clock.now().timestamp(), self._policies.current.served, self._policies.current.hosts
+        states = [state for state in (self._health.states(at) if self._health else ()) if (state.host, state.model) in served]
+        alarms = [alarm for alarm in (self._health.alarms(at) if self._health else ()) if alarm.host in hosts]
+        copies = [one for one in (self._replicas.states(at) if self._replicas else ()) if one.host in hosts]
+        watched = [(tuple(name.split("/", 1)), fall is not None) for name, fall in (self._hits.falls(at) if self._hits else {}).items()]
+        yield _gauge("faregate_host_up", (((state.host, state.model), state.up) for state in states))
+        yield _gauge("faregate_host_requests", (((state.host, state.model), state.open) for state in states))
+        yield _gauge("faregate_host_alarm", (((alarm.host, alarm.model, alarm.kind), 1) for alarm in alarms))
+        yield _gauge("faregate_hit_rate_alarm", ((name, fell) for name, fell in watched if name in served))
+        yield _gauge("faregate_replica_up", (((one.host, str(one.number)), one.up) for one in copies))
+        yield _gauge("faregate_replica_requests", (((one.host, str(one.number)), one.open) for one in copies))
 
     def _budget_gauges(self) -> Iterator[Metric]:
         """The ledger's figures for every budget in force; those of the keys of one budget are added up, so that series stay few."""
@@ -364,6 +362,11 @@ class Metrics:
             tally.tokens_output += row.usage.output
             tally.reasoning += row.usage.reasoning
             self._usage.add((tally.host, _source(row.usage)))
+            tally.predicted += row.expected_nano
+            if row.usage.sources.cache_hit == "reported" and (option := foretold(row)) is not None:
+                tally.compared += 1
+                tally.predicted_hit += option.hit
+                tally.actual_hit += row.usage.cache_hit
         if row.parts is not None:
             tally.priced += 1
             tally.spend_hit += row.parts.cache_hit
@@ -415,12 +418,17 @@ class Metrics:
 def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
     """The counters that tallies hold, by the names of their families."""
     requests, tokens, reasoning, spend = _Counts(), _Counts(), _Counts(), _Counts(NANO)
+    predicted, predicted_hits, actual_hits = _Counts(NANO), _Counts(), _Counts()
     for tally in tallies:
         requests.add((*tally.labels, tally.outcome), tally.requests)
         if tally.used:
             for name, count in (("cache_hit", tally.tokens_hit), ("cache_miss", tally.tokens_miss), ("output", tally.tokens_output)):
                 tokens.add((*tally.labels, name), count)
             reasoning.add(tally.labels, tally.reasoning)
+            predicted.add((tally.host, tally.model, tally.currency), tally.predicted)
+        if tally.compared:
+            predicted_hits.add((tally.host, tally.model), tally.predicted_hit)
+            actual_hits.add((tally.host, tally.model), tally.actual_hit)
         if tally.priced:
             for name, nano in (("cache_hit", tally.spend_hit), ("cache_miss", tally.spend_miss), ("output", tally.spend_output)):
                 spend.add((*tally.labels, name, tally.currency), nano)
@@ -429,6 +437,9 @@ def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
         "faregate_tokens_total": tokens,
         "faregate_reasoning_tokens_total": reasoning,
         "faregate_spend_total": spend,
+        "faregate_predicted_spend_total": predicted,
+        "faregate_predicted_hit_tokens_total": predicted_hits,
+        "faregate_actual_hit_tokens_total": actual_hits,
     }
 
 

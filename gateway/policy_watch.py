@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -22,13 +23,15 @@ class PolicyStore:
     """Holds the snapshot in force. Take `current` once per request and use that to its end.
 
     `error` is None, or the problems of the newest folder, which is not in force. Links that lead out of the folder and
-    network file systems send no events, so `watch` also looks at the files every `look` seconds.
+    network file systems send no events, so `watch` also looks at the files every `look` seconds. `reloaded` is called after
+    each folder that was read without a problem, changed or not; in whatever thread read it.
     """
 
-    def __init__(self, folder: Path, clock: Clock, look: float = 5.0) -> None:
+    def __init__(self, folder: Path, clock: Clock, look: float = 5.0, reloaded: Callable[[], None] | None = None) -> None:
         self.folder = folder
         self._look_ms = int(look * 1000)
         self._clock = clock
+        self._reloaded = reloaded
         self._turn = threading.Lock()
         self.current: Policies = load(folder)
         self.loaded_at: datetime = clock.now()
@@ -50,6 +53,8 @@ class PolicyStore:
             elif self.error is not None:
                 log.info("the policies folder is right again; %s is in force as before", loaded.digest)
             self.error = None
+            if self._reloaded is not None:
+                self._reloaded()
             return True
 
     async def watch(self, stop: asyncio.Event) -> None:

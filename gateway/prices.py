@@ -128,11 +128,22 @@ class PerMillion(Row):
         return Rates(miss if self.cache_hit is None else exact_nano(self.cache_hit), miss, exact_nano(self.output))
 
 
+class Marginal(Row):
+    """What a million tokens more cost while an engine runs anyway: its power. Nothing unless it is given."""
+
+    cache_hit: Price = "0"
+    cache_miss: Price = "0"
+    output: Price = "0"
+
+    def rates(self) -> Rates:
+        return Rates(exact_nano(self.cache_hit), exact_nano(self.cache_miss), exact_nano(self.output))
+
+
 class Hardware(Row):
     """The cost of an own engine: hour price of one GPU, GPUs, tokens per second of the WHOLE engine, utilisation (0, 1].
 
     A million tokens cost gpu_hour * gpus * 1e6 / (3600 * tokens_per_second * utilisation), rounded up to a nano. `cache_hit`
-    is 0 unless it is given: a hit skips the prefill.
+    is 0 unless it is given: a hit skips the prefill. That is the price of reports and charges; routing goes by `marginal`.
     """
 
     gpu_hour: Price
@@ -141,6 +152,7 @@ class Hardware(Row):
     decode_tokens_per_second: int = Field(ge=1)
     utilisation: DecimalText = "1"
     cache_hit: Price = "0"
+    marginal: Marginal = Marginal()
 
     def rates(self) -> Rates:
         prefill, decode = self._million(self.prefill_tokens_per_second), self._million(self.decode_tokens_per_second)
@@ -228,6 +240,7 @@ class CardRow(Row):
             baseline=self.baseline,
             source=self.source,
             checked=self.checked,
+            marginal=self.hardware.marginal.rates() if self.hardware else None,
         )
 
 
@@ -303,6 +316,8 @@ class Card:
     baseline: bool
     source: str
     checked: date
+    marginal: Rates | None = None
+    """Of own hardware: what one request more costs. Routing goes by it, charges never do."""
 
     @property
     def rates(self) -> Rates:
@@ -411,6 +426,10 @@ class Prices:
                 self._bands.clear()
             band = self._bands[key] = card.band(at)
         return band
+
+    def routing(self, card: Card, at: datetime) -> Rates:
+        """What deployments are compared by at an instant: the price of one request more. A charge goes by `band`."""
+        return self.band(card, at).rates if card.marginal is None else card.marginal
 
     def settled(self, host: str, model: str, currency: str, started: datetime, completed: datetime) -> tuple[Card, Band, datetime]:
         """Card, band and instant that a finished request is charged at, as the `tier_at` of its first card says.

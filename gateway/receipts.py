@@ -14,13 +14,13 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.money import MILLION, NANO, Parts, charge, cost
-from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, Status
+from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, PlanNote, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
 from gateway.request import Caller, ChatRequest
-from gateway.router import TYPICAL_OUTPUT, Plan
+from gateway.router import TYPICAL_OUTPUT, Candidate, Plan
 from gateway.sanitise import streamed
-from gateway.usage import Usage
+from gateway.usage import Source, Sources, Usage
 
 BASELINE = "o1"
 # Powers of ten: no answer costs a thousand millions, and a larger exponent is an attack on our arithmetic.
@@ -31,6 +31,8 @@ USEFUL = 16
 # A long answer, in usual ones: what an answer that cannot be ended on its way gets where its worst case is too much.
 LONG = 4
 ROOM = 96
+_COUNTS = ("cache_hit", "cache_miss", "output", "reasoning")
+_CERTAIN: tuple[Source, ...] = ("reported", "counted", "unknown")
 
 
 class Charge(Struct, frozen=True):
@@ -50,22 +52,39 @@ class Charge(Struct, frozen=True):
 
 
 class Journey:
-    """One request that has passed its plan: everything that its row needs and that no longer changes."""
+    """One request at one of the candidates of its plan: everything that its row needs and that no longer changes.
 
-    __slots__ = ("caller", "candidate", "deployment", "plan", "policies", "request", "started", "streams_upstream")
+    `paid` is what earlier attempts may have been billed, in nano of the same currency: each hold has it on top.
+    """
+
+    __slots__ = ("caller", "candidate", "deployment", "paid", "plan", "policies", "request", "started", "streams_upstream")
 
     def __init__(
-        self, request: ChatRequest, caller: Caller, plan: Plan, policies: Policies, started: datetime, stretched: bool = False
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        plan: Plan,
+        policies: Policies,
+        started: datetime,
+        candidate: Candidate | None = None,
+        paid: int = 0,
+        stretched: bool = False,
     ) -> None:
+        candidate = candidate or plan.chosen
         self.request: Final = request
         self.caller: Final = caller
         self.plan: Final = plan
         self.policies: Final = policies
         self.started: Final = started
-        self.candidate: Final = plan.chosen
-        self.deployment: Final = plan.chosen.deployment
-        self.streams_upstream: Final = request.stream or stretched or plan.chosen.sanitised.stop is not None
+        self.candidate: Final = candidate
+        self.deployment: Final = candidate.deployment
+        self.paid: Final = paid
+        self.streams_upstream: Final = request.stream or stretched or candidate.sanitised.stop is not None
         """Whether the host is asked for a stream: because the client wants one, or because a limit or a hold must be kept on the way."""
+
+    def at(self, candidate: Candidate, paid: int = 0, stretched: bool = False) -> Journey:
+        """The same request at another candidate."""
+        return Journey(self.request, self.caller, self.plan, self.policies, self.started, candidate, paid, stretched)
 
     @property
     def prompt_bound(self) -> int:
@@ -114,13 +133,13 @@ class Journey:
             host=deployment.host.host,
             model=deployment.model.model,
             currency=chosen.card.currency,
-            nano=chosen.worst if nano is None else nano,
-            expected=chosen.expected,
-            worst=chosen.worst,
+            nano=self.paid + (chosen.worst if nano is None else nano),
+            expected=self.paid + chosen.expected,
+            worst=self.paid + chosen.worst,
             card=chosen.card.name,
             policies=self.policies.digest,
             started=self.started,
-            least=chosen.worst if least is None else least,
+            least=self.paid + (chosen.worst if least is None else least),
             claims=claims,
             idempotency=self.request.idempotency,
         )
@@ -134,16 +153,30 @@ class Journey:
         """The same with the answer streamed from the host, so that it can be ended on its way."""
         chosen = self.candidate
         asked = chosen if self.streams_upstream else chosen._replace(sanitised=streamed(chosen.sanitised, self.deployment))
-        return Journey(self.request, self.caller, self.plan._replace(chosen=asked), self.policies, self.started, stretched=True)
+        return self.at(asked, self.paid, stretched=True)
 
 
 class Verdict(Struct, frozen=True):
-    """How the answer ended: its status, what stopped it, whether the host may have billed, and response edits."""
+    """How the request ended: its status, what stopped it, and edits of its answer."""
 
     status: Status
-    billed: Billed
     stopped: str | None = None
     edits: tuple[str, ...] = ()
+
+
+class Leg(Struct, frozen=True):
+    """One attempt that is over: where it went, what it used and costs. Without a charge, certainly nothing was billed."""
+
+    attempt: Attempt
+    usage: Usage | None = None
+    charged: Charge | None = None
+
+
+def leg(journey: Journey, status: Status, usage: Usage | None, charged: Charge | None) -> Leg:
+    """`billed` is known where the host reported it, possible where we counted."""
+    billed: Billed = "none" if usage is None else "known" if usage.reported else "possible"
+    deployment = journey.deployment
+    return Leg(Attempt(deployment.host.host, deployment.model.model, status, billed, charged.nano if charged else 0), usage, charged)
 
 
 def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: bool, ended: datetime) -> Charge:
@@ -190,24 +223,33 @@ def _scaled(parts: Parts, total: int) -> Parts:
     return Parts(hit, miss, total - hit - miss)
 
 
-def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge | None, ended: datetime) -> LedgerRow:
-    """The row that is kept for ever; without a charge it says that certainly nothing was billed."""
+def row(journey: Journey, verdict: Verdict, legs: tuple[Leg, ...], ended: datetime, plan: PlanNote | None = None) -> LedgerRow:
+    """The row that is kept for ever; without any charge it says that certainly nothing was billed.
+
+    It names the last attempt's host and contract; its charge is that of all attempts, each of which has its own line.
+    """
     request, candidate, deployment = journey.request, journey.candidate, journey.deployment
-    host, model = deployment.host.host, deployment.model.model
-    nano = charged.nano if charged else 0
+    charged, nano, parts = legs[-1].charged, 0, None
+    if charged is not None:
+        nano, parts = charged.nano, charged.parts
+    usage = legs[-1].usage
+    if len(legs) > 1:
+        usage, parts = _used(legs), _parts(legs)
+        nano = parts.total if parts else 0
+        charged = charged or next((each.charged for each in reversed(legs) if each.charged), None)
     return LedgerRow(
         id=request.id,
         team=journey.caller.team,
         key=journey.caller.key,
         route=journey.plan.route.name,
-        host=host,
-        model=model,
+        host=deployment.host.host,
+        model=deployment.model.model,
         contract=deployment.contract.contract,
         edits=(*map(str, candidate.sanitised.edits), *verdict.edits),
         usage=usage,
         currency=candidate.card.currency,
         nano=nano,
-        parts=charged.parts if charged else None,
+        parts=parts,
         card=charged.card if charged else candidate.card.name,
         window=charged.band.window if charged else candidate.card.band(journey.started).window,
         policies=journey.policies.digest,
@@ -215,13 +257,31 @@ def row(journey: Journey, verdict: Verdict, usage: Usage | None, charged: Charge
         ended=ended,
         status=verdict.status,
         stopped=verdict.stopped,
-        attempts=(Attempt(host, model, verdict.status, verdict.billed, nano),),
+        attempts=tuple([each.attempt for each in legs]),
         expected_nano=candidate.expected,
         worst_nano=candidate.worst,
         host_nano=charged.host_nano if charged else None,
         disputed=charged.disputed if charged else False,
         stream=request.stream,
+        plan=plan,
     )
+
+
+def _used(legs: tuple[Leg, ...]) -> Usage | None:
+    """Tokens of all attempts; each number is as certain as the least certain of its summands."""
+    used = [each.usage for each in legs if each.usage is not None]
+    if len(used) < 2:
+        return used[0] if used else None
+    hit, miss, output, reasoning = (sum(getattr(each, name) for each in used) for name in _COUNTS)
+    sources = [max((getattr(each.sources, name) for each in used), key=_CERTAIN.index) for name in _COUNTS]
+    return Usage(hit, miss, output, reasoning, Sources(*sources))
+
+
+def _parts(legs: tuple[Leg, ...]) -> Parts | None:
+    parts = [each.charged.parts for each in legs if each.charged is not None]
+    if not parts:
+        return None
+    return Parts(sum(each.cache_hit for each in parts), sum(each.cache_miss for each in parts), sum(each.output for each in parts))
 
 
 def baselines(policies: Policies, usage: Usage, at: datetime) -> tuple[Baseline, ...]:

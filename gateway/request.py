@@ -49,6 +49,8 @@ class ChatRequest(Struct, frozen=True):
     """Reasoning that the client lost and we remember, by the index of its message."""
     edits: tuple[str, ...] = ()
     """Edits that were made before any deployment was looked at."""
+    user: str = ""
+    """What hosts that keep their users' caches apart are told instead of the team's name ("": nothing)."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -1,15 +1,16 @@
-"""Plan: which deployment serves a request, and what it is expected and at most able to cost. Pure and synchronous.
+"""Plan: which deployments may serve a request, in which order, and what each is expected and at most able to cost. Pure and synchronous.
 
-Until routing by cost exists, the first feasible deployment in the route's order serves. Feasible means: open to the team and
-left by the steps of its budgets, served at this instant, configured here, priced in the account's currency, and able to hold
-the request after edits.
+Constraints come first: open to the team, in its regions, left by the steps of its budgets, served at this instant, configured here, not
+barred by its health, priced in the account's currency, able to hold the request after edits. What is left is ranked by what it will
+probably cost in the end, or as the route says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import NamedTuple
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from math import ceil
+from typing import Final, NamedTuple, Protocol
 
 from gateway.budgets import arithmetic, check_currency, whose
 from gateway.clock import instant_text
@@ -24,26 +25,44 @@ from gateway.errors import (
     NotAllowed,
     PriceUnknown,
 )
+from gateway.forecast import NOTHING_MORE, Outlook
+from gateway.foresight import TYPICAL_OUTPUT, Ask, Foresight, Keep, Prospect
+from gateway.health import Health
 from gateway.hosts import Deployment
-from gateway.money import Rates, cost, decimal_text
+from gateway.money import Rates, cost
+from gateway.openings import Opening, Openings
+from gateway.outcome import Option, PlanNote
 from gateway.policies import Policies
-from gateway.prices import Card
+from gateway.prefix import Place, Prints
+from gateway.prices import Card, Prices
+from gateway.ranking import Ranked, Rated, rank
 from gateway.request import Caller, ChatRequest
-from gateway.routes import Route, RouteTarget
-from gateway.sanitise import Sanitised, sanitise
+from gateway.routes import Choose, Route, RouteTarget
+from gateway.sanitise import Once, Sanitised, sanitise
 from gateway.steps import NO_STEP, Step
 from gateway.teams import TeamRow
+from gateway.thinking import Unswitchable
 
-# Output tokens of a question where a contract does not know its own average: a plain chat answer.
-TYPICAL_OUTPUT = 800
+__all__ = ["TYPICAL_OUTPUT", "Candidate", "Plan", "Terms", "ahead", "capped", "client_contract", "plan"]
+
 # Names in a refusal: enough to find a typo, and no wall of text.
 _SHOWN = 20
+# Minutes ahead at which a card with windows is looked at for other prices.
+_AHEAD: Final = (4, 20, 90)
+_UNKNOWN: Final = Keep(0.0, 0.0)
+
+
+class Queues(Protocol):
+    """Who knows how busy the replicas of an own engine are."""
+
+    def barred(self, host: str, queue: int | None, at: float) -> str | None: ...
 
 
 class Candidate(NamedTuple):
     """One feasible deployment with the request as it would be sent, and its quotes in nano of the card's currency.
 
-    `dearest` has the highest rates at which it can be charged, within which the hold is reckoned.
+    `dearest` has the highest rates at which it can be charged, within which the hold is reckoned. `prospect` is what is foretold of it,
+    `prints` and `place` what the index will know once it is sent; None where nobody foretells.
     """
 
     deployment: Deployment
@@ -52,13 +71,22 @@ class Candidate(NamedTuple):
     expected: int
     worst: int
     dearest: Rates
+    prospect: Prospect
+    prints: Prints | None = None
+    place: Place | None = None
+
+    @property
+    def roomy(self) -> bool:
+        """Whether there is room for all that was asked."""
+        return self.sanitised.fits and not self.sanitised.squeezed
 
 
 class Terms(NamedTuple):
     """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds.
 
     `team` is whose rules hold (None: no team has a file, everything may be used), `step` what its budgets ask by now,
-    `caller` whose budgets must be able to count the charge (None: nobody's).
+    `caller` whose budgets must be able to count the charge (None: nobody's). `foresight` and `ask` tell what to expect, `health` and
+    `queues` whom not to ask now, `openings` remember what stands for longer than a request; each may be missing.
     """
 
     policies: Policies
@@ -68,33 +96,94 @@ class Terms(NamedTuple):
     team: TeamRow | None = None
     step: Step = NO_STEP
     caller: Caller | None = None
+    foresight: Foresight | None = None
+    ask: Ask | None = None
+    health: Health | None = None
+    queues: Queues | None = None
+    openings: Openings | None = None
 
 
 class Plan(NamedTuple):
-    """The candidate to dispatch to, and why each one before it was passed over."""
+    """The candidates in the order in which they are to be tried, why others were passed over, and the note for the ledger."""
 
     route: Route
-    chosen: Candidate
+    attempts: tuple[Candidate, ...]
     passed_over: tuple[str, ...] = ()
+    note: PlanNote | None = None
+
+    @property
+    def chosen(self) -> Candidate:
+        """The first to be tried."""
+        return self.attempts[0]
 
 
 def plan(request: ChatRequest, route: Route, terms: Terms) -> Plan:
-    """The first feasible deployment in the route's order, or the cheapest where a step prefers that.
+    """The feasible deployments, best first: by the route's `choose`, or as a step prefers.
 
-    Raises the reason why there is none, as the error to answer with; NotAllowed for a name that the team may not use.
+    Deployments with room for all that was asked come before those with less. A version is never traded for money: those that serve the
+    version that was asked for come first, then the others, version by version as the route lists them; only `prefer: cheapest` of a
+    step crosses versions. Raises the reason why there is none, as the error to answer with; NotAllowed for a name that is not the team's.
     """
     if terms.team is not None and not terms.team.may_ask(route.name):
         raise _forbidden(terms.team, route.name, terms.policies)
     search = _Search(request, route, terms)
-    chosen = search.cheapest() if terms.step.prefer == "cheapest" else next(search.roomy(), None)
-    chosen = chosen or search.tight
-    if chosen is None:
+    mode = terms.step.prefer or route.choose
+    candidates = search.found(route.attempts if mode == "order" else None)
+    if not candidates:
         raise search.failure()
-    return Plan(route, chosen, tuple(search.reasons))
+    reasons = tuple(search.reasons)
+    # What stands for every request needs no place in the row of each.
+    kept = search.moving(reasons)
+    if len(candidates) == 1:
+        # Nothing to weigh: what the conversation will do is not asked.
+        alone = candidates[0]
+        return Plan(route, (alone,), reasons, _noted((_option(alone, alone.expected),), kept, mode, terms.ask))
+    ranked = _ordered(candidates, search, mode)
+    attempts = tuple([candidate for candidate, _ in ranked])
+    options = tuple([_option(candidate, one.score, one.later, one.why) for candidate, one in ranked])
+    return Plan(route, attempts, reasons, _noted(options, kept, mode, terms.ask))
+
+
+def _noted(options: tuple[Option, ...], reasons: tuple[str, ...], mode: str, ask: Ask | None) -> PlanNote:
+    if ask is None:
+        return PlanNote(options, reasons, mode=mode)
+    return PlanNote(options, reasons, f"{ask.conversation:016x}", ask.turn, mode)
+
+
+def _option(candidate: Candidate, score: int | None, later: int = 0, why: str = "") -> Option:
+    deployment, _, card, expected, worst, _, (prompt, _, hit, output, *_), *_ = candidate
+    return Option(deployment.name, card.currency, expected, worst, prompt, hit, output, score, later, why)
+
+
+def _ordered(candidates: list[Candidate], search: _Search, mode: Choose) -> list[tuple[Candidate, Ranked]]:
+    """The candidates with their scores: the roomy ones first, within those version by version, within those by score."""
+    terms, ask = search.terms, search.terms.ask
+    outlook = NOTHING_MORE
+    if terms.foresight is not None and ask is not None:
+        outlook = terms.foresight.outlook(ask, candidates[0].prospect.prompt)
+    rated = search.rated(candidates, outlook)
+    conversation, begins = (ask.conversation, ask.turn == 1) if ask is not None else (1, False)
+    found: list[tuple[Candidate, Ranked]] = []
+    for (tight, version), members in _groups(candidates, search, mode):
+        ranked = rank([rated[at] for at in members], outlook, mode, conversation, begins)
+        aside = "" if not found else "less room than was asked for" if tight else "another version" if version else ""
+        found += [(candidates[members[one.number]], one if one.why or not aside else one._replace(why=aside)) for one in ranked]
+    return found
+
+
+def _groups(candidates: list[Candidate], search: _Search, mode: Choose) -> list[tuple[tuple[bool, int], list[int]]]:
+    """The numbers of candidates that may be weighed against each other, those first that go first: ((tight, version), numbers)."""
+    across = mode == "order" or search.terms.step.prefer == "cheapest"
+    versions = {search.client.contract: 0}
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        version = 0 if across else versions.setdefault(candidate.deployment.contract.contract, len(versions))
+        groups.setdefault((not candidate.roomy, version), []).append(number)
+    return sorted(groups.items()) if len(groups) > 1 else list(groups.items())
 
 
 class _Search:
-    """One pass over a route's deployments, which remembers the best error and the best tight fit."""
+    """One pass over a route's deployments, which remembers the best error."""
 
     def __init__(self, request: ChatRequest, route: Route, terms: Terms) -> None:
         self.request = request
@@ -102,30 +191,51 @@ class _Search:
         self.terms = terms
         self.client = client_contract(route, terms)
         self.reasons: list[str] = []
-        self.tight: Candidate | None = None
+        self._openings = terms.openings or Openings(terms.currencies)
+        self._at = terms.ask.at if terms.ask is not None else terms.at.timestamp()
+        # What several deployments have in common; not worth its while for one.
+        self._several = len(route.deployments) > 1
+        self._once = Once(request) if self._several else None
+        self._treated: dict[str, Sanitised] = {}
         self._refusal: InvalidRequest | None = None
         self._unpriced: PriceUnknown | None = None
         self._served = False
-        # What the team may not use, and what a step leaves out.
+        self._standing = 0
+        # What the team may not use, what a step leaves out, and the seconds until those at rest may be asked again.
         self._foreign = 0
-        self._stepped: list[RouteTarget] = []
+        self._stepped: list[Opening] = []
+        self._waits: list[float] = []
 
-    def roomy(self) -> Iterator[Candidate]:
-        """Those that have room for all that was asked, in the route's order; `tight` keeps the first that has less."""
+    def found(self, enough: int | None) -> list[Candidate]:
+        """The feasible candidates in the route's order; where `enough` of them are roomy, no more are looked at."""
         ruled = self.terms.team is not None or self.terms.step is not NO_STEP
-        for target in self.route.deployments:
-            candidate = None if ruled and self._barred(target) else self._tried(target)
+        found: list[Candidate] = []
+        roomy = 0
+        for opening in self._openings.of(self.route, self.terms.policies, self.terms.at):
+            candidate = None if ruled and self._barred(opening) else self._weighed(opening)
             if candidate is None:
                 continue
-            if candidate.sanitised.fits and not candidate.sanitised.squeezed:
-                yield candidate
-            else:
-                self.tight = self.tight or candidate
+            found.append(candidate)
+            roomy += candidate.roomy
+            if roomy == enough:
+                break
+        return found
 
-    def _tried(self, target: RouteTarget) -> Candidate | None:
+    def _weighed(self, opening: Opening) -> Candidate | None:
+        self._served = self._served or opening.deployment is not None
+        if opening.currency is not None:
+            return self._tried(opening)
+        self.reasons.append(opening.why)
+        self._standing += 1
+        return None
+
+    def _tried(self, opening: Opening) -> Candidate | None:
+        target = opening.target
         try:
-            return self._candidate(target)
+            return self._candidate(opening)
         except InvalidRequest as refusal:
+            if isinstance(refusal, Unswitchable) and (other := self._unthinking(opening)) is not None:
+                return self._tried(other)
             # A host with more room may still serve it; the answer to the client is the first refusal.
             if self._refusal is None or isinstance(self._refusal, ContextExceeded):
                 self._refusal = refusal
@@ -135,82 +245,134 @@ class _Search:
             self.reasons.append(f"{target.name}: {unknown.message}")
         return None
 
-    def cheapest(self) -> Candidate | None:
-        """The lowest expected cost, in the currency of the budget that asks for it; without a rate last, else in the route's order."""
-        priced = [(self._price(candidate), candidate) for candidate in self.roomy()]
-        known = [(price, candidate) for price, candidate in priced if price is not None]
-        if not known:
-            return priced[0][1] if priced else None
-        lowest, chosen = min(known, key=lambda pair: pair[0])
-        for price, candidate in priced:
-            if candidate is not chosen:
-                why = "no rate to compare its price by" if price is None else f"expected to cost {decimal_text(price - lowest)} more"
-                self.reasons.append(f"{candidate.deployment.name}: {why}")
-        return chosen
+    def _unthinking(self, opening: Opening) -> Opening | None:
+        """The same version at the same host under an id that need not think."""
+        other = opening.deployment.model.unthinking if opening.deployment is not None else None
+        if other is None:
+            return None
+        found = self._openings.opening(RouteTarget(opening.target.host, other), self.terms.policies, self.terms.at)
+        return None if found.why else found
+
+    def moving(self, reasons: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the reasons that are not the same for every request."""
+        if self._standing == len(reasons):
+            return ()
+        standing = {opening.why for opening in self._openings.of(self.route, self.terms.policies, self.terms.at)}
+        return tuple([reason for reason in reasons if reason not in standing])
+
+    def rated(self, candidates: list[Candidate], outlook: Outlook) -> list[Rated]:
+        """The candidates as the ranking sees them, compared in the currency of the budget whose step prefers, else in the first one's."""
+        terms, health = self.terms, self.terms.health
+        at, prices, foresight = terms.at, terms.policies.prices, terms.foresight
+        warm = foresight.warm(terms.ask) if foresight is not None and terms.ask is not None else ""
+        currency = terms.step.use.state.currency if terms.step.use else candidates[0].card.currency
+        found = []
+        for candidate in candidates:
+            name, card, place = candidate.deployment.name, candidate.card, candidate.place
+            keep = _UNKNOWN if foresight is None or place is None else foresight.keep(place, outlook)
+            after, edge = ahead(prices, card, at, outlook) if card.windows else (None, None)
+            rate = (1, 1) if card.currency == currency else _rate(terms, card.currency, currency)
+            figures = (0.0, None, None) if health is None else (health.failing(name), health.first_token(name), health.pace(name))
+            stays = place is not None and warm == place.name
+            found.append(Rated(name, candidate.prospect, prices.routing(card, at), keep, after, edge, *figures, stays, rate))
+        return found
 
     def _price(self, candidate: Candidate) -> int | None:
         terms, use = self.terms, self.terms.step.use
         currency = use.state.currency if use else candidate.card.currency
         return terms.policies.rates.convert(candidate.expected, candidate.card.currency, currency, terms.at)
 
-    def _barred(self, target: RouteTarget) -> bool:
+    def _barred(self, opening: Opening) -> bool:
         """Whether the team's rules leave a deployment out; a step counts only for what is not left out for ever."""
-        team, step = self.terms.team, self.terms.step
+        team, step, target = self.terms.team, self.terms.step, opening.target
         if team is not None and not team.may_use(target.host):
             self._foreign += 1
             self.reasons.append(f"{target.name}: not among the hosts of team {team.team}")
+        elif team is not None and team.regions is not None and (region := self._region(target)) not in team.regions:
+            self._foreign += 1
+            where = f"computes in {region}" if region else "does not say where it computes"
+            self.reasons.append(f"{target.name}: {where}, which is not among the regions of team {team.team}")
         elif not step.admits(target.host, target.model):
-            self._stepped.append(target)
+            self._stepped.append(opening)
             self.reasons.append(f"{target.name}: {_step_text(step)}")
         else:
             return False
         return True
 
-    def _candidate(self, target: RouteTarget) -> Candidate | None:
-        terms = self.terms
-        deployment = terms.policies.deployment(target.host, target.model, terms.at)
-        if deployment is None:
-            self.reasons.append(f"{target.name}: {self._absence(target)}")
-            return None
-        deployment = deployment.fixed(target.thinking)
-        self._served = True
-        currency = terms.currencies.get(target.host)
-        if currency is None:
-            self.reasons.append(f"{target.name}: not configured here ({_missing(deployment)})")
+    def _region(self, target: RouteTarget) -> str | None:
+        host = self.terms.policies.hosts.get(target.host)
+        return host.region if host else None
+
+    def _candidate(self, opening: Opening) -> Candidate | None:
+        terms, deployment, currency = self.terms, opening.deployment, opening.currency
+        assert deployment is not None and currency is not None, "what cannot be asked is not tried"
+        if (resting := self._resting(deployment)) is not None:
+            self.reasons.append(f"{deployment.name}: {resting}")
             return None
         if terms.caller is not None:
             check_currency(terms.team, terms.caller, currency, terms.at, terms.policies.rates)
-        card = terms.policies.prices.card(target.host, target.model, currency, terms.at)
-        sanitised = sanitise(self.request, self.route, self.client, deployment, terms.step.max_output)
+        card = terms.policies.prices.card(deployment.host.host, deployment.model.model, currency, terms.at)
+        sanitised = self._sanitised(deployment)
         if not deployment.host.streams and (self.request.stream or sanitised.stop is not None):
-            self.reasons.append(f"{target.name}: cannot stream")
+            self.reasons.append(f"{deployment.name}: cannot stream")
             return None
-        expected, worst, dearest = self._quotes(deployment, card, sanitised)
-        return Candidate(deployment, sanitised, card, expected, worst, dearest)
+        return self._quoted(deployment, card, sanitised)
 
-    def _absence(self, target: RouteTarget) -> str:
-        """Why nothing is served under this name now: the host's own words where the name was retired."""
-        rows = [one.model for one in self.terms.policies.served.get((target.host, target.model), ())]
-        ended = [row for row in rows if row.until is not None and row.until <= self.terms.at]
-        if ended and ended[-1].retired:
-            return ended[-1].retired.replace("{model}", target.model)
-        return "retired" if ended else "not served there yet" if rows else "not served there"
+    def _resting(self, deployment: Deployment) -> str | None:
+        """Why it should not be asked now although it could serve."""
+        terms = self.terms
+        if terms.health is not None and (reason := terms.health.barred(deployment, self._at)) is not None:
+            self._waits.append(terms.health.wait(deployment, self._at))
+            return reason
+        if terms.queues is not None and deployment.host.local:
+            reason = terms.queues.barred(deployment.host.host, self.route.queue, self._at)
+            if reason is not None:
+                self._waits.append(1.0)
+                return reason
+        return None
 
-    def _quotes(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> tuple[int, int, Rates]:
-        answers = self.request.answers
-        most = sanitised.max_output * answers
-        typical = min(deployment.contract.baseline_output or TYPICAL_OUTPUT, sanitised.max_output) * answers
-        at = self.terms.at
-        rates = self.terms.policies.prices.band(card, at).rates
-        dearest = self.terms.policies.prices.dearest_within(card.host, deployment.model.model, card.currency, at, self.terms.horizon)
+    def _sanitised(self, deployment: Deployment) -> Sanitised:
+        """The request as it must be sent there: worked out once for all that treat it alike."""
+        if not self._several:
+            return sanitise(self.request, self.route, self.client, deployment, self.terms.step.max_output)
+        treatment = deployment.treatment
+        known = self._treated.get(treatment)
+        if known is None:
+            known = sanitise(self.request, self.route, self.client, deployment, self.terms.step.max_output, self._once)
+            # A version that stands in for another is named in an edit of its own.
+            if deployment.contract.contract == self.client.contract:
+                self._treated[treatment] = known
+            return known
+        return known._replace(body={**known.body, "model": deployment.upstream_model})
+
+    def _quoted(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> Candidate:
+        """What it will probably cost, cached tokens as foretold, and the most that it can cost: no cached token at all."""
+        terms, answers = self.terms, self.request.answers
+        typical = deployment.contract.baseline_output or TYPICAL_OUTPUT
+        prints = place = None
+        if terms.foresight is None or terms.ask is None:
+            prospect = Prospect(sanitised.prompt_tokens, 0, 0, answers * min(typical, sanitised.max_output))
+        else:
+            place = terms.foresight.place(deployment, terms.ask.team, terms.team is not None and terms.team.isolate)
+            prints = terms.foresight.prints(terms.ask, sanitised.body)
+            prompt, most = sanitised.prompt_tokens, sanitised.max_output
+            prospect = terms.foresight.prospect(terms.ask, place, prints, prompt, answers, typical, most, self._several)
+        prices = terms.policies.prices
+        rates = prices.band(card, terms.at).rates
+        dearest = prices.dearest_within(card.host, deployment.model.model, card.currency, terms.at, terms.horizon)
         # A token of a byte-level vocabulary is at least one byte, so the body's size bounds the prompt.
         bound = min(self.request.size, deployment.context)
-        expected = cost(rates, 0, sanitised.prompt_tokens, typical)
-        return expected, max(expected, cost(dearest, 0, bound, most)), dearest
+        expected = cost(rates, prospect.hit, prospect.prompt - prospect.hit, prospect.output)
+        worst = max(expected, cost(dearest, 0, bound, sanitised.max_output * answers))
+        return Candidate(deployment, sanitised, card, expected, worst, dearest, prospect, prints, place)
 
     def failure(self) -> FaregateError:
         if self._foreign == len(self.route.deployments) and self.terms.team is not None:
             return _homeless(self.terms.team, self.route)
+        if self._waits and not (self._refusal is not None and not isinstance(self._refusal, ContextExceeded)):
+            # One of them would perhaps serve it: worth asking again.
+            soonest = max(1, ceil(min(self._waits)))
+            return NoDeployment(f"No host can serve {self.route.name!r} now ({'; '.join(self.reasons)}).", retry_after=soonest)
         if (wanted := self._but_for_the_step()) is not None:
             return self._stepped_error(wanted)
         if self._refusal is not None:
@@ -227,7 +389,7 @@ class _Search:
 
     def _but_for_the_step(self) -> Candidate | None:
         """A deployment that a step left out and that would serve: then the step is the reason, and not the request."""
-        return next((found for target in self._stepped if (found := self._tried(target)) is not None), None)
+        return next((found for opening in self._stepped if (found := self._weighed(opening)) is not None), None)
 
     def _stepped_error(self, wanted: Candidate) -> BudgetExceeded:
         step, use = self.terms.step, self.terms.step.use
@@ -257,12 +419,33 @@ def _forbidden(team: TeamRow, name: str, policies: Policies) -> NotAllowed:
 
 
 def _homeless(team: TeamRow, route: Route) -> NotAllowed:
-    hosts = list(team.hosts or ())
+    hosts, regions = list(team.hosts or ()), list(team.regions or ())
+    allowed = [", ".join(hosts)] if hosts else []
+    allowed += [f"hosts in {', '.join(regions)}"] if regions else []
     return NotAllowed(
-        f"Team {team.team} may use {', '.join(hosts)} only, and {route.name!r} is not served there.",
+        f"Team {team.team} may use {' and '.join(allowed)} only, and {route.name!r} is not served there.",
         param="model",
-        details={"hosts": hosts},
+        details={"hosts": hosts, **({"regions": regions} if regions else {})},
     )
+
+
+def _rate(terms: Terms, source: str, target: str) -> tuple[int, int] | None:
+    found = terms.policies.rates.rate(source, target, terms.at)
+    return None if found is None else (found.numerator, found.denominator)
+
+
+def ahead(prices: Prices, card: Card, at: datetime, outlook: Outlook) -> tuple[Rates | None, float | None]:
+    """The rates after the next edge of the card's windows that the conversation may live to see, and the seconds until then, about."""
+    now, until = prices.band(card, at).rates, outlook.turns * outlook.pause
+    before = 0
+    for minutes in _AHEAD:
+        if before * 60 >= until:
+            break
+        later = prices.band(card, at + timedelta(minutes=minutes)).rates
+        if later != now:
+            return later, (before + minutes) * 30.0
+        before = minutes
+    return None, None
 
 
 def capped(plan: Plan, request: ChatRequest, terms: Terms, tokens: int) -> Plan:
@@ -270,16 +453,9 @@ def capped(plan: Plan, request: ChatRequest, terms: Terms, tokens: int) -> Plan:
     chosen = plan.chosen
     cap = min(tokens, terms.step.max_output or tokens)
     sanitised = sanitise(request, plan.route, client_contract(plan.route, terms), chosen.deployment, cap)
-    return plan._replace(chosen=chosen._replace(sanitised=sanitised))
+    return plan._replace(attempts=(chosen._replace(sanitised=sanitised), *plan.attempts[1:]))
 
 
 def client_contract(route: Route, terms: Terms) -> Contract:
     """The contract that the app relies on when it names this route."""
     return terms.policies.contracts[route.contract_at(terms.at)]
-
-
-def _missing(deployment: Deployment) -> str:
-    host = deployment.host
-    if host.key is not None:
-        return f"set {host.key}"
-    return f"set FAREGATE_BASE_URL_{host.host.upper().replace('-', '_')}"

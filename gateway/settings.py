@@ -101,6 +101,16 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _urls(text: Any) -> Any:
+    """One URL, or several with commas between them: the replicas of a local engine."""
+    if not isinstance(text, str):
+        return text
+    found = tuple(_url(url.strip()) for url in text.split(","))
+    if len(set(found)) < len(found):
+        raise ValueError("names one URL twice")
+    return found
+
+
 def _currency(text: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", text):
         raise ValueError("must be a currency code such as USD or CNY")
@@ -113,7 +123,7 @@ def _lower(text: Any) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Url = Annotated[str, AfterValidator(_url)]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]
 Currency = Annotated[str, AfterValidator(_currency)]
 
 
@@ -136,8 +146,9 @@ class Settings(BaseSettings):
     keys: Annotated[tuple[TeamKey, ...], BeforeValidator(_keys)] = ()
     key_pepper: Annotated[SecretStr, AfterValidator(_long(PEPPER_LENGTH))] | None = None
     store_key: Annotated[SecretStr, AfterValidator(_long(PEPPER_LENGTH))] | None = None
-    base_url: dict[str, Url] = Field(default_factory=dict)
+    base_url: dict[str, Urls] = Field(default_factory=dict)
     currency: dict[str, Currency] = Field(default_factory=dict)
+    litellm_python: Path | None = None
     clock: Annotated[Shift, BeforeValidator(_shift)] | None = None
     timeout_connect: Seconds = 5
     timeout_first_byte: Seconds = 660
@@ -170,9 +181,9 @@ class Settings(BaseSettings):
         """The ledger's URL; an SQLite file in the data folder where none is set. May hold a password: never log it."""
         return self.ledger.get_secret_value() if self.ledger else f"sqlite:///{self.data / 'ledger.db'}"
 
-    def base_url_of(self, host: str) -> str | None:
-        """The operator's own base URL of a host, where one is set."""
-        return self.base_url.get(variable_name(host))
+    def base_urls_of(self, host: str) -> tuple[str, ...]:
+        """The operator's own base URLs of a host, where any is set: several are the replicas of a local engine."""
+        return self.base_url.get(variable_name(host), ())
 
     def currency_of(self, host: str) -> str:
         """The currency of our account at a host."""

@@ -67,12 +67,15 @@ class Stretch:
         rates: Rates,
         learn: Callable[[Iterable[BudgetState]], None],
         patience: Patience = PATIENT,
+        paid: int = 0,
     ) -> None:
+        """`paid`: what of the hold is not for this answer, because an earlier attempt may have been billed it."""
         self._ledger = ledger
         self._hold = replace(hold, nano=grant.nano)
         self._rates = rates
         self._learn = learn
         self._patience = patience
+        self._paid = paid
         self.budgets = grant.budgets
         """The budgets as of the last grant."""
         self._purse: Purse | None = None
@@ -205,11 +208,11 @@ class Stretch:
         return purse.limit - max(0, purse.limit - purse.used) // EARLY
 
     def _cost(self, output: int) -> int:
-        return -(-(self._prompt_cost + output * self._rates.output) // MILLION)
+        return self._paid - (-(self._prompt_cost + output * self._rates.output) // MILLION)
 
     def _tokens(self, nano: int) -> int:
         """The most output tokens that cost no more than this, with the prompt."""
-        left = nano * MILLION - self._prompt_cost
+        left = (nano - self._paid) * MILLION - self._prompt_cost
         return max(0, left // self._rates.output) if self._rates.output else ENDLESS
 
 

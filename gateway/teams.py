@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from gateway.money import exact_nano
+from gateway.patterns import Pattern, Unsafe, pattern
 from gateway.prices import Currency, Price, Zone
 from gateway.rows import Problem, Row
 
@@ -57,13 +58,19 @@ class StepRow(Row):
 
 
 class VolatileRow(Row):
-    """A line at the head of prompts that changes and so breaks their prefix: taken out, or moved behind the last user message.
+    """Something in prompts that changes without need and so breaks their prefix, and what becomes of it.
 
-    `line` is a regular expression that must match a whole line of a system message, or a name of a known offender.
+    `line` is matched by whole lines of system messages, and taken out or moved behind the last message; `tools: sort` puts the tools
+    in the order of their names.
     """
 
-    line: str
+    line: str | None = Field(default=None, description="claude-code-billing, date, or a regular expression; a group marks what changes")
     do: Literal["remove", "move"] = "remove"
+    tools: Literal["sort"] | None = None
+
+    @cached_property
+    def pattern(self) -> Pattern | None:
+        return None if self.line is None else pattern(self.line)
 
 
 class TeamRow(Row):
@@ -95,6 +102,7 @@ class TeamRow(Row):
     def problems(self) -> Iterator[Problem]:
         yield from self._budget_problems()
         yield from self._step_problems()
+        yield from self._volatile_problems()
 
     def _budget_problems(self) -> Iterator[Problem]:
         names = [row.budget for row in self.budgets]
@@ -111,6 +119,16 @@ class TeamRow(Row):
                     "a budget of 0 refuses every request. Hint: state an amount, or leave the budget out and take the names out of `routes`"
                 )
                 yield ("budgets", index, "amount"), text
+
+    def _volatile_problems(self) -> Iterator[Problem]:
+        for index, row in enumerate(self.volatile):
+            if (row.line is None) == (row.tools is None):
+                yield ("volatile", index), "says nothing, or two things. Hint: write `line: PATTERN` or `tools: sort`"
+                continue
+            try:
+                _ = row.pattern
+            except Unsafe as problem:
+                yield ("volatile", index, "line"), f"`{row.line}` {problem}"
 
     def _step_problems(self) -> Iterator[Problem]:
         for index, row in enumerate(self.steps):

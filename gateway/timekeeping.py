@@ -11,26 +11,33 @@ from gateway.clock import Clock, instant_text, parse_instant
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Where a shifted clock starts, and how many of its seconds pass in one real second."""
+    """Where a shifted clock starts, and how many of its seconds pass in one real second.
+
+    `since`: the real instant at which it stands at `start`, so that clocks of several processes agree; None: when it is made.
+    """
 
     start: datetime
     rate: float = 1.0
+    since: datetime | None = None
 
     def __str__(self) -> str:
-        return instant_text(self.start) + ("" if self.rate == 1 else f"*{self.rate:g}")
+        rate = "" if self.rate == 1 else f"*{self.rate:g}"
+        return instant_text(self.start) + rate + (f"@{instant_text(self.since)}" if self.since else "")
 
 
 def parse_shift(text: str) -> Shift:
-    """INSTANT[*RATE], such as 2026-11-20T00:59:00Z*60; raises ValueError that says what is wrong."""
-    instant, star, rate_text = text.partition("*")
+    """INSTANT[*RATE][@REAL], such as 2026-11-20T00:59:00Z*60; raises ValueError that says what is wrong."""
+    shifted, at, since_text = text.partition("@")
+    instant, star, rate_text = shifted.partition("*")
     try:
         start = parse_instant(instant)
         rate = float(rate_text) if star else 1.0
+        since = parse_instant(since_text) if at else None
     except ValueError as error:
         raise ValueError(f"{error}: write INSTANT or INSTANT*RATE, such as 2026-11-20T00:59:00Z*60") from None
     if not 0 < rate <= 1_000_000:
         raise ValueError(f"the rate {rate_text!r} is not in (0, 1000000]")
-    return Shift(start, rate)
+    return Shift(start, rate, since)
 
 
 class RealClock:
@@ -48,7 +55,8 @@ class ShiftedClock:
 
     def __init__(self, shift: Shift) -> None:
         self._shift = shift
-        self._began = time.monotonic()
+        past = (datetime.now(UTC) - shift.since).total_seconds() if shift.since else 0.0
+        self._began = time.monotonic() - past
 
     def now(self) -> datetime:
         return self._shift.start + timedelta(seconds=(time.monotonic() - self._began) * self._shift.rate)

@@ -7,7 +7,7 @@ so that settling a charge never is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from operator import itemgetter
 from time import monotonic
 from typing import Any, TypeVar
@@ -16,6 +16,8 @@ from gateway.errors import UpstreamTimeout
 from gateway.upstream.port import Deadlines
 
 T = TypeVar("T")
+# Seconds without a word from a host after which it looks as if it hangs: most say that they are at work long before.
+SILENCE = 15.0
 
 
 class ClientGone(Exception):
@@ -25,21 +27,42 @@ class ClientGone(Exception):
 class Watch:
     """Raises, inside `guard` and `deliver` only, UpstreamTimeout or ClientGone; use it from the one task that serves the request."""
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, silent: Callable[[], None] | None = None, silence: float = SILENCE) -> None:
+        """`silent` is called once for each dispatch that has not been answered at all after `silence` seconds; it goes on."""
         task = asyncio.current_task()
         assert task is not None, "a watch belongs to the task that serves a request"
         self._task = task
         self._loop = asyncio.get_running_loop()
-        self._deadlines = deadlines
-        self._start = self._activity = monotonic()
-        self._opened = False
+        self._start = monotonic()
         self._waiting_for = ""
+        self._silent = silent
+        self._silence = silence
         self.reason: Exception | None = None
         """Why the wait is over, once it is."""
-        self.first_content: float | None = None
         self.waited = 0.0
+        self._dispatch(deadlines, self._start)
+
+    def _dispatch(self, deadlines: Deadlines, now: float) -> None:
+        self._deadlines = deadlines
+        self._began = self._activity = now
+        self._waited_before = self.waited
+        self._opened = 0.0
+        self._suspected = self._silent is None
+        self.first_content: float | None = None
         # The first look is at the shortest limit; each look finds out when the next one is due.
-        self._timer = self._loop.call_later(min(deadlines.first_byte, deadlines.idle, deadlines.total), self._check)
+        soonest = min(deadlines.first_byte, deadlines.idle, deadlines.total)
+        self._timer = self._loop.call_later(soonest if self._suspected else min(soonest, self._silence), self._check)
+
+    def again(self, deadlines: Deadlines) -> bool:
+        """Begin another dispatch: each limit but the total begins anew. False: the client has left, or no time is left for it."""
+        now = monotonic()
+        left = self._start + deadlines.total - now
+        if (self.reason is not None and not isinstance(self.reason, UpstreamTimeout)) or left < _enough(deadlines):
+            return False
+        self.reason = None
+        self._timer.cancel()
+        self._dispatch(deadlines, now)
+        return True
 
     def guard(self, wait: Awaitable[T]) -> Coroutine[Any, Any, T]:
         """Await the host; an interrupt that came earlier is raised at once."""
@@ -69,7 +92,7 @@ class Watch:
 
     def opened(self) -> None:
         """The host has begun to answer: from now on the idle limit counts."""
-        self._opened = True
+        self._opened = monotonic()
 
     def content_seen(self) -> None:
         """The first content has come: from now on only the idle and total limits count."""
@@ -89,17 +112,34 @@ class Watch:
     @property
     def elapsed(self) -> float:
         """Seconds since the dispatch."""
-        return monotonic() - self._start
+        return monotonic() - self._began
+
+    @property
+    def opening(self) -> float | None:
+        """Seconds from the dispatch to the head of the answer; None: none has come."""
+        return self._opened - self._began if self._opened else None
+
+    @property
+    def waited_here(self) -> float:
+        """Seconds spent waiting since the dispatch."""
+        return self.waited - self._waited_before
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds from the dispatch to the first content; None: there was none."""
+        return None if self.first_content is None else self.first_content - self._began
 
     def close(self) -> None:
         self._timer.cancel()
+        # Whoever is to be told has this watch: without the cycle both are freed at once.
+        self._silent = None
 
     def _limits(self) -> Iterator[tuple[float, Exception]]:
         """The limits that count now: when each is over, and what it means."""
         limits = self._deadlines
         yield self._start + limits.total, _late("in all")
         if self.first_content is None and self._waiting_for != "client":
-            yield self._start + limits.first_byte, _late("to the first token")
+            yield self._began + limits.first_byte, _late("to the first token")
         if self._waiting_for == "client":
             yield self._activity + limits.idle, ClientGone()
         elif self._waiting_for and self._opened:
@@ -107,17 +147,33 @@ class Watch:
 
     def _check(self) -> None:
         now = monotonic()
+        if not self._suspected:
+            self._suspect(now)
         due, reason = min(self._limits(), key=itemgetter(0))
         if due <= now:
             self.interrupt(reason)
             return
         # A wait that begins later may be over sooner than what is due now.
-        self._timer = self._loop.call_later(min(due - now, self._deadlines.idle), self._check)
+        wait = min(due - now, self._deadlines.idle)
+        self._timer = self._loop.call_later(
+            wait if self._suspected else min(wait, max(0.0, self._began + self._silence - now)), self._check
+        )
+
+    def _suspect(self, now: float) -> None:
+        if self._silent is not None and now >= self._began + self._silence:
+            self._suspected = True
+            if not self._opened and self._waiting_for == "host":
+                self._silent()
 
     @staticmethod
     def _discard(wait: Awaitable[T]) -> None:
         if asyncio.iscoroutine(wait):
             wait.close()
+
+
+def _enough(limits: Deadlines) -> float:
+    """Seconds without which another dispatch is no use: those in which most hosts begin to answer."""
+    return min(limits.first_byte, limits.total / 4)
 
 
 def _late(phase: str) -> UpstreamTimeout:

@@ -174,6 +174,11 @@ class LiveGateway:
         rows: list[dict[str, Any]] = found["requests"] if isinstance(found, dict) else found
         return rows
 
+    def reload(self) -> None:
+        """As an operator who has mended something: what failed before is forgiven."""
+        status, _, data = post(f"{self.admin_url}/admin/v1/reload", b"", {"authorization": f"Bearer {ADMIN}"})
+        assert status == 200, data
+
     def metrics(self) -> str:
         with urllib.request.urlopen(self.admin_url + "/metrics", timeout=10) as answer:
             text: str = answer.read().decode()

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.admin.app import build_admin
 from gateway.errors import LedgerUnavailable
 from gateway.money import Parts
-from gateway.outcome import Attempt, Hold, LedgerRow
+from gateway.outcome import Attempt, Hold, LedgerRow, Option, PlanNote
 from gateway.policies import Policies, default_folder, load
 from gateway.usage import Sources, Usage
 from tests.ledgers import Embedded
@@ -166,7 +166,28 @@ async def test_a_request_is_shown_as_its_receipt(admin: Plane) -> None:
     assert (await admin.ask("/admin/v1/requests/r1"))[0] == 404
     await admin.ledger.settle(ROW)
 
-    assert await admin.ask("/admin/v1/requests/r1") == (200, RECEIPT)
+    status, shown = await admin.ask("/admin/v1/requests/r1")
+
+    assert (status, {name: shown[name] for name in RECEIPT}) == (200, RECEIPT)
+    assert shown["hold"] == {"state": "settled", "currency": "USD", "amount": "0.0000009", "budgets": []}
+    assert [(entry["kind"], entry["amount"]) for entry in shown["entries"]] == [("settle", "0.0000004")]
+    assert (await admin.ask("/admin/v1/requests"))[1] == [RECEIPT]
+
+
+async def test_a_request_is_shown_with_what_its_candidates_would_have_cost(admin: Plane) -> None:
+    options = (Option("deepseek/v4", "USD", 500, 900, 74, 60, 30, 500), Option("gmi/v4", "USD", 700, 900, 74, 0, 30, 700, 9, "dearer"))
+    await admin.ledger.hold(HOLD)
+    await admin.ledger.settle(replace(ROW, plan=PlanNote(options, ("x/y: full",), "3f9a", 2, "cheapest")))
+
+    _, shown = await admin.ask("/admin/v1/requests/r1")
+
+    assert (shown["mode"], shown["conversation"], shown["turn"], shown["passed_over"]) == ("cheapest", "3f9a", 2, ["x/y: full"])
+    assert [(one["name"], one["expected"], one["served"]) for one in shown["candidates"]] == [
+        ("deepseek/v4", "0.0000005", True),
+        ("gmi/v4", "0.0000007", False),
+    ]
+    listed = (await admin.ask("/admin/v1/requests"))[1][0]["candidates"]
+    assert [(one["name"], one["why"]) for one in listed] == [("deepseek/v4", None), ("gmi/v4", "dearer")]
 
 
 async def test_a_released_request_has_null_usage_and_parts(admin: Plane) -> None:

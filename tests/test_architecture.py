@@ -20,12 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports from its own row or from the rows above it. A folder stands for all of its modules.
 ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
-    "facts": "contracts hosts calendars prices conversions routes teams policy_files policies quotes",
+    "facts": "contracts hosts calendars prices conversions routes patterns teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
-    " shape assemble steps standings router experience budgets prefix survival forecast foresight ranking health volatile breaks",
+    " shape assemble steps standings"
+    " openings router experience budgets prefix survival forecast foresight ranking health replicas volatile breaks"
+    " calibration losses",
     "stores": "ledger keys upstream shared recall policy_watch budget_view",
-    "course": "watch relay receipts stretch replies explain attempts exchange",
-    "edges": "front admin metrics emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
+    "course": "watch relay receipts stretch replies explain ports prelude attempts exchange",
+    "edges": "front admin metrics families emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
 }
 PURE = ("words", "facts", "decisions")
 IMPURE = frozenset(
@@ -45,6 +47,7 @@ WITHOUT_TWIN = {
     "__main__": "one line that calls cli.main",
     "rows": "the base class of every policy row, tested through each kind of row in test_policy_files.py",
     "clock": "a protocol and two conversions of text, tested with the clocks in test_timekeeping.py",
+    "ports": "a table of protocols, each tested with the module that keeps it",
     "outcome": "plain records without behaviour",
     "request": "plain records without behaviour",
     "errors": "a table of classes; test_docs.py compares it with docs/errors.md, test_respond.py with the wire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from gateway.errors import FaregateError, InvalidKey, InvalidRequest
 from gateway.front.auth import Keys, pepper_for
 from gateway.keys.port import Key
-from gateway.keys.secret import Hasher
+from gateway.keys.secret import Hasher, pseudonym
 from gateway.request import Caller, OwnBudget
 
 KEY = b"sk-correct-horse"
@@ -142,3 +143,12 @@ def test_a_pepper_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) ->
 def test_a_configured_pepper_is_used(tmp_path: Path) -> None:
     assert pepper_for(SecretStr("a pepper of one's own"), tmp_path) == b"a pepper of one's own"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_team_has_one_pseudonym_under_each_pepper_and_none_tells_its_name() -> None:
+    names = {pseudonym(pepper, team) for pepper in (b"pepper", b"another pepper") for team in ("search", "ads", "search")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{16,64}", name) for name in names)
+    assert pseudonym(b"pepper", "search") == pseudonym(b"pepper", "search")
+    # What others are told must not be what a key is looked up by.
+    assert not Hasher(b"pepper").digest(b"search").hex().startswith(pseudonym(b"pepper", "search"))

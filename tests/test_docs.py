@@ -12,7 +12,7 @@ from pydantic import ByteSize
 
 from gateway import errors
 from gateway.cli import VERBS
-from gateway.metrics import FAMILIES
+from gateway.families import FAMILIES
 from gateway.policies import schemas
 from gateway.settings import Settings
 

@@ -296,9 +296,9 @@ async def test_a_host_without_a_cached_path_reports_and_discounts_nothing(client
 
 def test_a_unit_stands_for_everything_before_it() -> None:
     cache = make_cache("units", 4)
-    cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 0]))
-    assert cache.lookup(pack([3, 3, 3, 3, 2, 2, 2, 2, 0])) == 0
-    assert cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 5])) == 8
+    cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 0]), 0.0)
+    assert cache.lookup(pack([3, 3, 3, 3, 2, 2, 2, 2, 0]), 1.0) == 0
+    assert cache.lookup(pack([1, 1, 1, 1, 2, 2, 2, 2, 5]), 2.0) == 8
 
 
 @given(
@@ -308,7 +308,7 @@ def test_a_hit_is_a_true_prefix_of_whole_units_and_never_the_whole_prompt(prompt
     size = 1 if mode == "slots" else 4
     cache = make_cache(mode, size)
     for index, ids in enumerate(prompts):
-        hit = cache.lookup(pack(ids))
+        hit = cache.lookup(pack(ids), float(index))
         assert 0 <= hit < len(ids)
         assert hit % size == 0
         assert hit == 0 or any(earlier[:hit] == ids[:hit] for earlier in prompts[:index])
@@ -463,7 +463,7 @@ def test_an_emulator_runs_in_a_thread_for_synchronous_callers() -> None:
 @pytest.mark.parametrize(
     ("setup", "text"),
     [
-        (Setup("nowhere", POLICIES), "known: deepseek"),
+        (Setup("nowhere", POLICIES), "known: .*deepseek, "),
         (Setup("deepseek", POLICIES, script=({"explode": 1},)), "unknown fault explode"),
         (Setup("deepseek", POLICIES, writes={"nonsense": 1}), "nonsense"),
     ],

@@ -111,9 +111,16 @@ def test_max_completion_tokens_is_the_total_for_r1_too(total_counting: LiveGatew
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
+def hasty_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGateway]:
     with LiveGateway(tmp_path_factory.mktemp("hasty"), ("deepseek",), NOW, TIMEOUTS) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def hasty(hasty_gateway: LiveGateway) -> LiveGateway:
+    """Each test begins with a host that has done nothing wrong."""
+    hasty_gateway.reload()
+    return hasty_gateway
 
 
 # fault, wish, stream -> status, least output in the row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.clock import parse_instant
 from gateway.dialects import HostError
 from gateway.errors import (
     BodyTooLarge,
@@ -12,10 +13,11 @@ from gateway.errors import (
     InvalidRequest,
     ModelNotFound,
     RateLimited,
+    Refused,
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.host_errors import refusal
+from gateway.host_errors import refusal, seconds
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,63 @@ def test_each_status_has_one_meaning_and_nothing_is_billed(
     assert type(error) is kind
     assert error.status == client_status
     assert not error.billed
+
+
+NOW = parse_instant("2026-11-20T12:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("900", 60),
+        ("Fri, 20 Nov 2026 12:00:09 GMT", 9),
+        ("Friday, 20-Nov-26 12:00:09 GMT", 9),
+        ("Fri Nov 20 12:00:09 2026", 9),
+        ("Fri, 20 Nov 2026 14:00:09 +0200", 9),
+        ("Fri, 20 Nov 2026 23:00:00 GMT", 60),
+        # A date that is past: at once.
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        # Nonsense says nothing.
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-3", None),
+        ("1.5", None),
+        ("\u00b2", None),
+        ("9" * 5000, None),
+        ("Fri, 99 Nov 2026 12:00:09 GMT", None),
+        ("Fri, 20 Nov 99999 12:00:09 GMT", None),
+        ("(" * 30, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, wait: int | None) -> None:
+    assert seconds(header, NOW) == wait
+
+
+def test_the_wait_of_a_refusal_is_the_client_s_and_the_host_s() -> None:
+    error = refusal("nebius", 429, HostError(429, None, ""), "Fri, 20 Nov 2026 12:00:09 GMT", NOW)
+    assert error.retry_after == 9
+    assert error.refused == Refused(429, wait=9)
+    assert refusal("nebius", 429, HostError(429, None, "")).refused == Refused(429)
+
+
+def test_deepseek_says_how_many_requests_the_balance_pays_for() -> None:
+    said = (
+        "Too many requests. Your current concurrency is 26, which exceeds your concurrency limit of 25 based on your remaining "
+        "balance. Please top up your balance to restore your concurrency."
+    )
+    assert refusal("deepseek", 429, HostError(429, None, said)).refused == Refused(429, limit=25)
+    assert refusal("deepseek", 429, HostError(429, None, "You are over your concurrency limit of 25")).refused == Refused(429)
+
+
+def test_what_was_written_is_not_the_fault_of_the_key() -> None:
+    error = refusal("openrouter", 403, HostError(403, "content_policy_violation", "Your input was flagged"))
+    assert type(error) is InvalidRequest
+    assert error.refused is None
+    assert "flagged" in error.message
 
 
 def test_a_refused_key_says_nothing_of_the_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,12 @@ from gateway.ledger import operations
 from gateway.ledger.columns import REQUEST, request_columns, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
+from gateway.ledger.reading import SqliteReader
 from gateway.ledger.sqlite import check_sqlite
 from gateway.ledger.verify import BUDGETS, INVARIANTS, verify
 from gateway.ledger.writer import BATCH, Writer
 from gateway.money import Parts
-from gateway.outcome import Grant, Idempotency
+from gateway.outcome import Grant, Idempotency, PlanNote
 from gateway.usage import Sources, Usage
 from tests.ledgers import AT, HOLD, MONTH, RELEASED, ROW, Embedded, eventually, locked, look, unlock
 
@@ -717,9 +719,11 @@ async def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
         if state != "held":
             kind = "expire" if state == "expired" else "settle"
             db.execute("INSERT INTO entry VALUES (?, 1, ?, 500, 'USD', 'estimate', 0)", (rid, kind))
-            marks = ", ".join("?" * len(REQUEST))
+            # What has come later stands at the end.
+            first = REQUEST[: REQUEST.index("plan")]
+            marks = ", ".join("?" * len(first))
             row = replace(ROW, id=rid, nano=500, parts=None, usage=None, stopped="expired")
-            db.execute(f"INSERT INTO request VALUES ({marks})", request_columns(row))
+            db.execute(f"INSERT INTO request VALUES ({marks})", request_columns(row)[: len(first)])
     db.close()
     assert version == 1
     ledger = Embedded(path)
@@ -732,6 +736,36 @@ async def test_a_file_of_the_first_version_goes_on(path: Path) -> None:
     await ledger.hold(replace(HOLD, least=900, claims=(MONTH,), idempotency=Idempotency("k", "b")))
 
     assert look(path, "SELECT rid, sum(nano) FROM entry GROUP BY rid") == [("done", 500), ("late", 400), ("open", 400)]
+    assert await ledger.verify() == []
+    await ledger.close()
+    new = path.with_name("new.db")
+    fresh = Embedded(new)
+    await fresh.start()
+    await fresh.close()
+    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
+    assert look(path, schema) == look(new, schema)
+
+
+def written_by_the_second_version(path: Path) -> None:
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "ledger_version_2.db.gz").read_bytes()))
+
+
+async def test_a_file_of_the_second_version_goes_on(path: Path) -> None:
+    """Written by the program of that version: `done` was settled, `free` released, `open` is on its way."""
+    written_by_the_second_version(path)
+    assert look(path, "PRAGMA user_version") == [(2,)]
+    reader = SqliteReader(path)
+    with pytest.raises(LedgerUnavailable, match="older version: start this version of the gateway once"):
+        await reader.start()
+    await reader.close()
+    ledger = Embedded(path)
+    await ledger.start()
+
+    assert await ledger.request("done") == replace(ROW, id="done")
+    assert [row.plan for row in await ledger.requests(5)] == [None, None]
+    planned = replace(ROW, id="open", plan=PlanNote((), conversation="3f9a", turn=2))
+    assert await ledger.settle(planned)
+    assert await ledger.request("open") == planned
     assert await ledger.verify() == []
     await ledger.close()
     new = path.with_name("new.db")

@@ -13,7 +13,7 @@ from gateway.contracts import Messages, Reasoning
 from gateway.edits import header
 from gateway.errors import InvalidRequest
 from gateway.hosts import Writes
-from gateway.messages import Rewriter, check, concerned, missing_reasoning, survey
+from gateway.messages import Rewriter, check, concerned, forgetful, lacking, missing_reasoning, restored, survey
 from tests.asking import at_host, contract
 
 Message = dict[str, Any]
@@ -229,3 +229,74 @@ def test_the_callers_messages_are_never_changed_and_no_edit_means_the_same_list(
     assert [m["role"] for m in after if m["role"] == "tool"] == [m["role"] for m in before if m["role"] == "tool"]
     if rule == "never":
         assert not any("reasoning" in key for message in after for key in message)
+
+
+# ---- reasoning that was lost
+
+LOST: list[tuple[Message, bool]] = [
+    (said(), True),
+    (said(reasoning_content=None), True),
+    (said(reasoning_content=""), True),
+    (said(reasoning_content=" "), True),
+    (said(reasoning_content="r"), False),
+    (said(reasoning="r"), False),
+    (said(reasoning_details=[{"text": "r"}]), False),
+    (said(reasoning_details=[{"type": "reasoning.encrypted", "data": "x"}]), True),
+    (said(prefix=True), False),
+    (USER, False),
+    (RESULT, False),
+]
+
+
+@pytest.mark.parametrize(("message", "lacks"), LOST)
+def test_a_message_without_reasoning_or_with_a_blank_lacks_it(message: Message, lacks: bool) -> None:
+    assert lacking(message) == lacks
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "always", "worth"),
+    [
+        ([USER], True, True, False),
+        ([USER, said(), USER], False, False, False),
+        ([USER, said(), USER], False, True, True),
+        ([USER, said(), USER], True, False, True),
+        ([USER, said(reasoning_content="r"), USER], True, True, False),
+        ([USER, said(None, **CALL), RESULT], False, False, True),
+        ([USER, said(None, reasoning_content="r", **CALL), RESULT], False, False, False),
+        ([USER, said(), RESULT], False, False, True),
+        ([USER, said(), USER, said(None, reasoning_content="r", **CALL), RESULT], False, False, True),
+    ],
+)
+def test_looking_is_worth_it_only_where_reasoning_may_be_demanded(messages: list[Message], tools: bool, always: bool, worth: bool) -> None:
+    assert forgetful({"messages": messages, **({"tools": [{}]} if tools else {})}, always) == worth
+
+
+@pytest.mark.parametrize(
+    ("rule", "reads", "name"),
+    [
+        ("with_tools", "reasoning_content", "reasoning_content"),
+        ("always", "reasoning", "reasoning"),
+        ("with_tools", "both", "reasoning_content"),
+        ("always", "none", None),
+    ],
+)
+def test_what_is_remembered_stands_under_the_name_that_the_host_reads(rule: str, reads: str, name: str | None) -> None:
+    target = at_host(contract(reasoning=Reasoning.model_validate({"send_back": rule})), {"reasoning": reads})
+    own = said("b", reasoning_content="own")
+    messages = [USER, said(reasoning=None, reasoning_content=" "), USER, own, USER, said("c"), USER]
+    before = copy.deepcopy(messages)
+    filled, count = restored(messages, {1: "r", 3: "never this", 4: "nor this"}, target)
+    assert messages == before
+    if name is None:
+        assert (filled, count) == (messages, 0)
+        return
+    assert count == 1
+    assert filled == [USER, {**said(), name: "r"}, *messages[2:]]
+    assert filled[3] is own
+
+
+def test_within_a_turn_only_its_own_calls_are_restored() -> None:
+    target = at_host(contract(reasoning=Reasoning(send_back="within_turn")))
+    messages = [USER, said(None, **CALL), RESULT, said(), USER, said(None, **CALL), RESULT]
+    filled, count = restored(messages, dict.fromkeys(range(7), "r"), target)
+    assert [at for at, message in enumerate(filled) if "reasoning_content" in message] == [5] and count == 1

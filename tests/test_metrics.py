@@ -11,7 +11,6 @@ import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import prometheus_client
@@ -19,10 +18,14 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import CONTENT_TYPE, FAMILIES, Metrics
+from gateway.calibration import Fall
+from gateway.families import FAMILIES
+from gateway.health import Health, Trouble
+from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.money import NANO, Parts
-from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Outcome
+from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Option, Outcome, PlanNote
 from gateway.policies import Policies, default_folder, load
+from gateway.replicas import Replicas
 from gateway.teams import TeamRow
 from gateway.usage import Sources, Usage
 
@@ -232,14 +235,80 @@ def test_gauges_and_the_ledgers_times(metrics: Metrics) -> None:
     metrics.stream_opened()
     metrics.stream_opened()
     metrics.stream_closed()
-    metrics.host_up(HOST, MODEL, False)
-    metrics.predicted(HOST, MODEL, 640)
     metrics.committed("settle", 0.003)
 
     assert value(metrics, "faregate_open_streams", {}) == 1
-    assert value(metrics, "faregate_host_up", {"host": HOST, "model": MODEL}) == 0
-    assert value(metrics, "faregate_predicted_hit_tokens_total", {"host": HOST, "model": MODEL}) == 640
     assert value(metrics, "faregate_ledger_commit_seconds_bucket", {"op": "settle", "le": "0.005"}) == 1
+
+
+SERVED = {"host": HOST, "model": MODEL}
+
+
+def test_what_was_foretold_stands_beside_what_came(metrics: Metrics) -> None:
+    plan = PlanNote((Option(f"{HOST}/other", "USD", 1, 1, 740, 7, 1), Option(f"{HOST}/{MODEL}", "USD", 5 * NANO, 9 * NANO, 740, 700, 300)))
+    metrics.observe(replace(OUTCOME, row=replace(ROW, expected_nano=5 * NANO, plan=plan)))
+    # Neither says what it hit, or what it would: only its money compares.
+    unknown = Usage(0, 740, 300, 0, Sources(cache_hit="unknown"))
+    metrics.observe(replace(OUTCOME, row=replace(ROW, expected_nano=NANO, plan=plan, usage=unknown)))
+    metrics.observe(replace(OUTCOME, row=replace(ROW, expected_nano=NANO)))
+    # Nothing was charged.
+    metrics.observe(replace(OUTCOME, row=replace(ROW, expected_nano=NANO, plan=plan, usage=None, parts=None)))
+
+    assert value(metrics, "faregate_predicted_hit_tokens_total", SERVED) == 700
+    assert value(metrics, "faregate_actual_hit_tokens_total", SERVED) == 640
+    assert value(metrics, "faregate_predicted_spend_total", {**SERVED, "currency": "USD"}) == 7
+
+
+class Hits:
+    """One host whose hit rate fell, one whose did not, and one that is gone from the policies."""
+
+    def falls(self, at: float) -> dict[str, Fall | None]:
+        fall = Fall(f"{HOST}/{MODEL}", 0.9, 0.2, AT.timestamp())
+        return {f"{HOST}/{MODEL}": fall, f"{HOST}/deepseek-flash": None, "gone/model": fall}
+
+
+def hosts(policies: Policies) -> tuple[Health, Replicas, Hits]:
+    """A deployment with one request on its way, a host without balance, and an engine of two replicas, one of which is out."""
+    health, replicas, at = Health(), Replicas(), AT.timestamp()
+    well, engine = policies.deployment(HOST, MODEL, AT), policies.deployment("local", "r1", AT)
+    broke = next(one for (host, _), ones in policies.served.items() for one in ones if host == "novita")
+    assert well is not None and engine is not None
+    health.begun(well, at)
+    ticket = health.begun(broke, at)
+    assert ticket is not None
+    health.ended(ticket, at, Trouble("unpaid"))
+    seats = [replicas.take(engine, 2, at) for _ in range(3)]
+    assert seats[0] is not None
+    replicas.done(seats[0], at, Trouble("failed"), reached=False)
+    return health, replicas, Hits()
+
+
+def test_hosts_are_shown_as_they_are(metrics: Metrics, policies: Policies) -> None:
+    metrics.watch_hosts(*hosts(policies))
+    found = {
+        (name, *sorted(labels)): on
+        for (name, labels), on in samples(metrics).items()
+        if re.match("faregate_(host|hit_rate|replica)_", name)
+    }
+    broke = next(model for (host, model) in policies.served if host == "novita")
+
+    def of(name: str, **labels: str) -> tuple[object, ...]:
+        return f"faregate_{name}", *sorted(labels.items())
+
+    assert found == {
+        of("host_up", **SERVED): 1, of("host_requests", **SERVED): 1,
+        of("host_up", host="novita", model=broke): 0, of("host_requests", host="novita", model=broke): 0,
+        of("host_alarm", host="novita", model="", kind="unpaid"): 1,
+        of("hit_rate_alarm", **SERVED): 1, of("hit_rate_alarm", host=HOST, model="deepseek-flash"): 0,
+        of("replica_up", host="local", replica="0"): 0, of("replica_requests", host="local", replica="0"): 1,
+        of("replica_up", host="local", replica="1"): 1, of("replica_requests", host="local", replica="1"): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", ["restore_reasoning=2", "sort_tools", "move_volatile=1", "drop_volatile=3", "disable_thinking"])
+def test_our_own_edits_are_counted_under_their_names(metrics: Metrics, edit: str) -> None:
+    metrics.observe(replace(OUTCOME, edits=(edit,)))
+    assert value(metrics, "faregate_edits_total", {"edit": edit.partition("=")[0], "contract": CONTRACT}) == 1
 
 
 class Seen:
@@ -322,19 +391,12 @@ def test_nothing_is_registered_for_the_whole_process(metrics: Metrics, policies:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+def test_promtool_finds_nothing_to_say(metrics: Metrics, policies: Policies) -> None:
     metrics.observe(OUTCOME)
     metrics.stream_opened()
-    metrics.host_up(HOST, MODEL, True)
+    metrics.watch_hosts(*hosts(policies))
     metrics.committed("settle", 0.003)
 
     lint = subprocess.run(["promtool", "check", "metrics"], input=metrics.text(), capture_output=True, check=False)
 
     assert (lint.returncode, lint.stdout + lint.stderr) == (0, b"")
-
-
-def test_the_documented_table_is_the_code() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
-    documented = [(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows]
-    assert documented == [(family.name, family.kind, family.labels) for family in FAMILIES]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from gateway.budgets import SHARE, granted
 from gateway.errors import BudgetExceeded, LedgerUnavailable
 from gateway.ledger.port import HoldError
 from gateway.ledger.postgres import PostgresStore
-from gateway.ledger.postgres_connection import shown
+from gateway.ledger.postgres_connection import connect, shown
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_schema import MIGRATIONS
 from gateway.ledger.postgres_verify import BUDGETS, INVARIANTS, verify
 from gateway.ledger.postgres_writer import GRACE_SECONDS
 from gateway.ledger.verify import BUDGETS as BUDGETS_OF_A_FILE
 from gateway.ledger.verify import INVARIANTS as INVARIANTS_OF_A_FILE
-from gateway.outcome import Claim, Grant
+from gateway.outcome import Claim, Grant, PlanNote
 from tests.harness import LiveGateway
 from tests.ledgers import AT, HOLD, ROW
 from tests.servers import PostgresServer, free_port, program
@@ -408,8 +409,38 @@ async def test_an_operation_between_the_last_word_of_a_server_and_the_end_of_its
 
 async def test_a_database_that_is_newer_is_refused_with_the_remedy(store: PostgresStore, place: PostgresPlace) -> None:
     await place.look("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
-    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 1"):
+    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 2"):
         await place.store().start()
+
+
+async def test_a_database_of_the_first_version_goes_on(place: PostgresPlace, postgres_url: str) -> None:
+    """A replica of that version writes on while one of this version brings the tables up."""
+    folder = files("gateway.ledger")
+    async with session(postgres_url) as db:
+        await db.execute("CREATE SCHEMA faregate")
+        for name in MIGRATIONS[0]:
+            await db.execute(folder.joinpath(name).read_text("utf-8"))
+        await db.execute("INSERT INTO faregate.meta VALUES ('schema_version', '1')")
+    old = place.store()
+    # What the first version does at its start, when it finds its own tables.
+    old._writer.start(await connect(postgres_url, QUICK))
+    await old.hold(replace(HOLD, id="before"), "old", LEASE)
+    await old.finish("settle", charged("before", 5))
+    with pytest.raises(LedgerUnavailable, match="older version: start this version of the gateway once"):
+        await PostgresReader(postgres_url).start()
+
+    new = place.store()
+    await new.start()
+
+    for store, id in ((old, "during"), (new, "after")):
+        await store.hold(replace(HOLD, id=id), "me", LEASE)
+        row = charged(id, 5, plan=PlanNote((), conversation="3f9a", turn=2))
+        await store.finish("settle", row)
+        assert await new.request(id) == row
+    assert await new.request("before") == charged("before", 5)
+    assert await new.verify() == []
+    await old.close()
+    await new.close()
 
 
 async def test_a_user_without_rights_is_told_which(place: PostgresPlace, postgres_url: str) -> None:

@@ -402,6 +402,19 @@ def test_own_hardware_counts_all_gpus_and_may_price_a_hit() -> None:
     assert row(per_million=None, hardware=engine).rates() == Rates(*nano("0.01/1/8"))
 
 
+def test_own_hardware_is_compared_by_its_marginal_price_and_charged_by_the_whole_one() -> None:
+    engine = {"gpu_hour": "0.36", "prefill_tokens_per_second": 100, "decode_tokens_per_second": 100}
+    free = row(per_million=None, hardware=engine).card_of({})
+    power = row(per_million=None, hardware={**engine, "marginal": {"cache_miss": "0.02", "output": "0.1"}}).card_of({})
+    vendor = row(windows=[window()]).card_of({})
+    known, peak = prices(), at("2026-06-01T02:00:00Z")
+
+    assert free.rates == power.rates == Rates(*nano("0/1/1"))
+    assert known.routing(free, peak) == Rates(0, 0, 0)
+    assert known.routing(power, peak) == Rates(*nano("0/0.02/0.1"))
+    assert known.routing(vendor, peak) == Rates(*nano("20/20/40"))
+
+
 @pytest.mark.parametrize(
     ("changes", "path", "text"),
     [

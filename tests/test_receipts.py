@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from gateway.clock import parse_instant
 from gateway.money import cost
 from gateway.outcome import Claim
-from gateway.receipts import USEFUL, Charge, Journey, Verdict, baselines, charge_for, row
+from gateway.receipts import USEFUL, Charge, Journey, Verdict, baselines, charge_for, leg, row
 from gateway.request import Caller
 from gateway.router import Terms, plan
 from gateway.usage import Sources, Usage
 from tests.asking import ask, policies
 
-OPENROUTER, FLASH = "openrouter/deepseek/deepseek-r1-0528", "deepseek-flash"
+OPENROUTER, FLASH = "openrouter/deepseek/deepseek-r1-0528", "deepseek/deepseek-flash"
 CALM, PEAK = "2026-11-20T00:59:59Z", "2026-11-20T01:00:00Z"
 USED = Usage(64, 1000, 2000, 500)
 COUNTED = Usage(0, 1000, 2000, 500, Sources("unknown", "counted", "counted", "counted"))
@@ -101,7 +101,7 @@ def test_parts_always_sum_to_the_charge(hit: int, miss: int, output: int, cost: 
 def test_the_hold_is_the_worst_price_and_the_row_repeats_its_names() -> None:
     trip = journey(OPENROUTER, max_tokens=100, stream=True)
     hold, found = trip.hold(), charged(trip)
-    kept = row(trip, Verdict("ok", "known", edits=("normalise_stream",)), USED, found, trip.started)
+    kept = row(trip, Verdict("ok", edits=("normalise_stream",)), (leg(trip, "ok", USED, found),), trip.started)
     for name in ("id", "team", "key", "route", "host", "model", "currency", "policies", "started"):
         assert getattr(hold, name) == getattr(kept, name)
     assert (hold.nano, hold.worst, kept.worst_nano) == (trip.candidate.worst,) * 3
@@ -112,8 +112,33 @@ def test_the_hold_is_the_worst_price_and_the_row_repeats_its_names() -> None:
 
 def test_a_row_without_a_charge_is_free() -> None:
     trip = journey(FLASH)
-    kept = row(trip, Verdict("upstream_error", "none"), None, None, trip.started)
+    kept = row(trip, Verdict("upstream_error"), (leg(trip, "upstream_error", None, None),), trip.started)
     assert (kept.nano, kept.usage, kept.parts, kept.attempts[0].nano, kept.card) == (0, None, None, 0, trip.candidate.card.name)
+
+
+@given(paid=st.lists(st.sampled_from([None, USED, COUNTED, Usage(0, 7, 0)]), min_size=1, max_size=4))
+def test_a_row_of_several_attempts_has_a_line_for_each_and_costs_what_they_cost(paid: list[Usage | None]) -> None:
+    trip = journey(FLASH)
+    legs = tuple(leg(trip, "ok" if used else "upstream_error", used, charged(trip, used) if used else None) for used in paid)
+    kept = row(trip, Verdict("ok"), legs, trip.started)
+    assert [line.billed for line in kept.attempts] == [
+        "none" if used is None else "possible" if used is COUNTED else "known" for used in paid
+    ]
+    assert kept.nano == sum(line.nano for line in kept.attempts) == (kept.parts.total if kept.parts else 0)
+    used_up = [used for used in paid if used is not None]
+    assert (kept.usage is None) == (not used_up)
+    if kept.usage is not None:
+        assert kept.usage.prompt + kept.usage.output == sum(used.prompt + used.output for used in used_up)
+        # One number of ours in the sum makes the sum ours.
+        assert kept.usage.reported == (COUNTED not in used_up)
+
+
+def test_what_an_earlier_attempt_may_have_been_billed_is_held_on_top() -> None:
+    trip = journey(FLASH, CALM, max_tokens=4000)
+    (plain,), (dearer,) = trip.holds((DAY,), 500), trip.at(trip.candidate, paid=1000).holds((DAY,), 500)
+    for name in ("nano", "least", "expected", "worst"):
+        assert getattr(dearer, name) == getattr(plain, name) + 1000
+    assert trip.at(trip.candidate, paid=1000).streaming().paid == 1000
 
 
 def test_o1_bills_every_prompt_token_at_its_input_price() -> None:
@@ -173,8 +198,7 @@ def test_an_answer_that_can_neither_be_ended_nor_kept_short_needs_its_worst_case
 def at_host(trip: Journey, counts: str, change: dict[str, bool]) -> Journey:
     deployment = trip.deployment
     host, model = deployment.host.model_copy(update=change), deployment.model.model_copy(update={"counts": counts})
-    chosen = trip.candidate._replace(deployment=replace(deployment, host=host, model=model))
-    return Journey(trip.request, trip.caller, trip.plan._replace(chosen=chosen), trip.policies, trip.started)
+    return trip.at(trip.candidate._replace(deployment=replace(deployment, host=host, model=model)))
 
 
 def test_a_stretched_answer_is_asked_for_as_a_stream() -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ from gateway.shared.link import Link, script
 from gateway.shared.memory import MemoryLimits
 from gateway.shared.news import News
 from gateway.shared.redis import RedisLimits, WhenDown
+from gateway.shared.sharing import Sharing
 from gateway.teams import LimitsRow
 from gateway.timekeeping import RealClock
-from tests.harness import EmulatedHost, LiveGateway, get_json
+from tests.harness import KEY, EmulatedHost, LiveGateway, get_json, post
 from tests.servers import RedisServer
 
 # Longer than in service, so that a busy machine is not taken for a slow Redis.
@@ -610,8 +612,9 @@ async def test_a_refusal_is_known_to_all_replicas_and_forgotten_by_all(redis_ser
     hold = budget_hold()
     state = BudgetState("search", "day", "", "2026-11-20", "USD", 1000, 995, 0, 0, 0, None)
     replicas = [(await replica(redis_server.url), Denials(RealClock())) for _ in range(2)]
-    news = [News(one.link, denials) for one, denials in replicas]
-    for one in news:
+    news = [News(one.link, {"denials": denials.hear}) for one, denials in replicas]
+    for one, (_, denials) in zip(news, replicas, strict=True):
+        denials.tell = one.teller("denials")
         one.start()
     try:
         for one in news:
@@ -632,6 +635,69 @@ async def test_a_refusal_is_known_to_all_replicas_and_forgotten_by_all(redis_ser
     finally:
         for one in news:
             await one.close()
+
+
+HELLO = b"hello"
+
+
+class Knowledge:
+    """What one replica was told."""
+
+    def __init__(self) -> None:
+        self.share: Callable[[bytes], None] | None = None
+        self.heard: list[bytes] = []
+
+    def hear(self, message: bytes) -> None:
+        if message == b"nobody understands this":
+            raise ZeroDivisionError
+        self.heard.append(message)
+
+    @property
+    def told(self) -> list[bytes]:
+        return [message for message in self.heard if message != HELLO]
+
+    def say(self, *notes: bytes) -> None:
+        assert self.share is not None
+        for note in notes:
+            self.share(note)
+
+
+async def test_what_was_sent_where_is_known_to_replicas_with_the_same_secret(redis_server: RedisServer) -> None:
+    here, there, stranger = Knowledge(), Knowledge(), Knowledge()
+    tags = ((here, "secret"), (there, "secret"), (stranger, "another"))
+    sharings = [Sharing(redis_server.url, "ledger", 30, RealClock(), Replica(redis_server.url), pair) for pair in tags]
+    notes = [bytes([number]) * number for number in range(200)]
+    try:
+        for sharing in sharings:
+            await sharing.start()
+        await acquainted(here, there)
+        here.say(b"nobody understands this")
+        await acquainted(here, there)
+        here.say(*notes)
+        await until(lambda: len(there.told) == len(notes), "all notes at the other replica")
+        assert there.told == notes
+        # While Redis is down notes are lost and nobody waits; afterwards they pass again.
+        redis_server.stop(signal.SIGKILL)
+        here.say(*notes)
+        redis_server.start()
+        await acquainted(here, there)
+        assert here.told == stranger.told == []
+    finally:
+        for sharing in sharings:
+            await sharing.close()
+
+
+async def acquainted(one: Knowledge, other: Knowledge) -> None:
+    """Until each hears the other, which it does as soon as both listen."""
+
+    def both() -> bool:
+        one.say(HELLO)
+        other.say(HELLO)
+        return HELLO in one.heard and HELLO in other.heard
+
+    one.heard.clear()
+    other.heard.clear()
+    await until(both, "each hears the other")
 
 
 TEAM = """
@@ -703,3 +769,63 @@ def test_an_address_that_cannot_be_one_ends_the_start_with_a_line(address: str, 
     with pytest.raises(SettingsError, match="FAREGATE_REDIS: no address") as refused:
         Gateway(settings)
     assert "secret" not in str(refused.value)
+
+
+SHARED = """
+- route: shared
+  contract: deepseek-v3.2
+  deployments: [novita/deepseek/deepseek-v3.2, deepinfra/deepseek-ai/DeepSeek-V3.2]
+
+- route: local
+"""
+PINNED = "novita/deepseek/deepseek-v3.2"
+
+
+def conversation(name: str, *texts: str, model: str = "shared") -> dict[str, Any]:
+    instructions = f"This is {name}. " + "These are the instructions of an agent, repeated with every request. " * 400
+    said = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+    return {"model": model, "messages": [{"role": "system", "content": instructions}, *said], "max_tokens": 100}
+
+
+def chosen(gateway: LiveGateway, body: dict[str, Any]) -> str:
+    """Where it would send this now."""
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "x-faregate-dry-run": "1"}
+    status, _, data = post(gateway.root + "/v1/chat/completions", json.dumps(body).encode(), headers)
+    assert status == 200, data
+    name: str = json.loads(data)["candidates"][0]["name"]
+    return name.partition("/")[0]
+
+
+def test_a_conversation_begun_at_one_gateway_goes_on_at_another_where_its_prefix_is(redis_server: RedisServer, tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    shutil.copytree(default_folder(), policies)
+    routes = policies / "routes.yaml"
+    routes.write_text(routes.read_text().replace("\n- route: local\n", SHARED))
+    with ExitStack() as stack:
+        hosts = {}
+        for name in ("novita", "deepinfra"):
+            hosts[name] = EmulatedHost(name, tmp_path, NOW)
+            stack.callback(hosts[name].close)
+        urls = {name: host.url for name, host in hosts.items()}
+        gateways = []
+        for number in (1, 2):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            own = {"FAREGATE_REDIS": redis_server.url, "FAREGATE_POLICIES": str(policies), "FAREGATE_KEY_PEPPER": "the-same-for-both"}
+            gateways.append(stack.enter_context(LiveGateway(folder, (), NOW, own, urls)))
+        one, two = gateways
+        assert chosen(two, conversation("a stranger", "Begin.")) == "deepinfra", "what is new goes to the lower price"
+        status, _, data = one.chat(conversation("ours", "Begin.", model=PINNED))
+        answer = json.loads(data)["choices"][0]["message"]["content"]
+        assert status == 200
+        ours = conversation("ours", "Begin.", answer, "Go on.")
+        deadline = time.monotonic() + WITHIN
+        while chosen(two, ours) != "novita":
+            assert time.monotonic() < deadline, "the second gateway never heard of it"
+            time.sleep(0.02)
+        assert chosen(two, conversation("another", "Begin.", answer, "Go on.")) == "deepinfra"
+        status, headers, data = two.chat(ours)
+        assert (status, headers["x-faregate-host"]) == (200, "novita")
+        assert json.loads(data)["usage"]["prompt_tokens_details"]["cached_tokens"] > 4000
+        redis_server.stop(signal.SIGKILL)
+        assert two.chat(ours)[1]["x-faregate-host"] == "novita", "what is known stays known"

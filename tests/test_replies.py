@@ -16,6 +16,7 @@ from gateway.front.respond import Responder
 from gateway.front.wire import Message
 from gateway.outcome import Attempt, LedgerRow
 from gateway.policies import Policies, default_folder, load
+from gateway.recall.port import Said
 from gateway.receipts import Journey
 from gateway.replies import AssembledReply, WholeReply
 from gateway.request import Caller, ChatRequest
@@ -172,3 +173,38 @@ async def test_a_failure_after_the_blanks_is_the_json_that_was_begun(policies: P
         await client.responder.error(whole.failure, whole.headers)
     assert client.messages[0]["status"] == (status or 502)
     assert json.loads(client.body)["error"]["code"] == "upstream_error" and client.responder.finished
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SAID: list[tuple[dict[str, Any], Said | None]] = [
+    ({"content": "Hello."}, None),
+    ({"content": "Hello.", "reasoning_content": ""}, None),
+    ({"content": "Hello.", "reasoning_content": "So."}, Said("Hello.", "So.")),
+    ({"content": "Hello.", "reasoning": "So."}, Said("Hello.", "So.")),
+    ({"content": None, "reasoning_content": "So.", "tool_calls": [CALL]}, Said("", "So.", (CALL,))),
+    ({"content": "x" * (1 << 20), "reasoning_content": "So."}, None),
+]
+
+
+@pytest.mark.parametrize(("message", "said"), SAID)
+async def test_what_a_whole_answer_said_is_known_once_it_is_here(policies: Policies, message: dict[str, Any], said: Said | None) -> None:
+    client = Client()
+    body = json.loads(BODY)
+    body["choices"][0]["message"].update(message)
+    async with reply(policies, client, 60.0) as whole:
+        assert whole.said is None
+        await whole.take(Scripted([json.dumps(body).encode()], client))
+        assert whole.said == said
+        body["choices"].append({**body["choices"][0], "index": 1})
+        await whole.take(Scripted([json.dumps(body).encode()], client))
+        assert whole.said is None, "which of them is sent back nobody knows"
+
+
+async def test_what_an_assembled_answer_said_is_what_its_stream_said(policies: Policies) -> None:
+    client = Client()
+    thought = b'data: {"id":"x","choices":[{"index":0,"delta":{"reasoning_content":"So."},"finish_reason":null}]}\n\n'
+    answer = Scripted([thought, *CHUNKS, LAST], client)
+    answer.content_type = "text/event-stream"
+    async with assembled(policies, client, 60.0) as whole:
+        await whole.take(answer)
+        assert whole.said == Said("Hello.", "So.")

@@ -1,8 +1,9 @@
-"""The plan: the first deployment of a route that can serve, what each candidate would cost at most, and why others were passed over."""
+"""The plan: which deployments can serve, in which order, what each would cost at most, and why others were passed over."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -19,11 +20,16 @@ from gateway.errors import (
     NotAllowed,
     PriceUnknown,
 )
-from gateway.money import NANO, decimal_text
-from gateway.outcome import BudgetState
+from gateway.forecast import Outlook
+from gateway.foresight import Foresight
+from gateway.health import Health
+from gateway.hosts import Deployment
+from gateway.money import NANO, cost, decimal_text
+from gateway.outcome import BudgetState, PlanNote
 from gateway.policies import Policies
-from gateway.request import Caller, OwnBudget
-from gateway.router import Plan, Terms, capped, plan
+from gateway.request import Caller, ChatRequest, OwnBudget
+from gateway.router import Plan, Terms, ahead, capped, plan
+from gateway.routes import Choose, Route
 from gateway.steps import NO_STEP, Step, Use
 from gateway.teams import TeamRow
 from tests.asking import ask, policies
@@ -43,6 +49,11 @@ def name_of(found: Plan) -> str:
     return found.chosen.deployment.name
 
 
+def note_of(found: Plan) -> PlanNote:
+    assert found.note is not None
+    return found.note
+
+
 # (route, instant, configured hosts) -> the deployment that serves
 CHOICES = (
     ("deepseek-reasoner", R1_DAYS, None, "deepseek/deepseek-reasoner"),
@@ -57,7 +68,7 @@ CHOICES = (
 
 
 @pytest.mark.parametrize(("route", "at", "hosts", "serves"), CHOICES)
-def test_the_first_that_serves_now_and_is_configured(route: str, at: str, hosts: dict[str, str] | None, serves: str) -> None:
+def test_what_serves_now_and_is_configured(route: str, at: str, hosts: dict[str, str] | None, serves: str) -> None:
     assert name_of(planned(route, at, hosts)) == serves
 
 
@@ -71,6 +82,11 @@ def test_who_was_passed_over_and_why_is_told() -> None:
     assert [reason.partition(":")[0] for reason in found.passed_over] == [
         "deepseek/deepseek-reasoner",
         "openrouter/deepseek/deepseek-r1-0528",
+        "gmi/deepseek-ai/DeepSeek-R1-0528",
+        "deepinfra/deepseek-ai/DeepSeek-R1-0528",
+        "siliconflow/deepseek-ai/DeepSeek-R1",
+        "together/deepseek-ai/DeepSeek-R1-0528",
+        "deepseek/deepseek-flash",
     ]
     assert "OPENROUTER_API_KEY" in found.passed_over[1]
 
@@ -84,8 +100,11 @@ def test_a_host_with_more_room_takes_what_the_first_cannot_hold() -> None:
     # R1-0528 has 64K of context at DeepSeek, 160K elsewhere.
     at = "2025-06-03T12:00:00Z"
     short, long = ([{"role": "user", "content": "word " * words}] for words in (30_000, 70_000))
-    assert name_of(planned("deepseek-reasoner", at, messages=short)) == "deepseek/deepseek-reasoner"
-    assert name_of(planned("deepseek-reasoner", at, messages=long)) == "openrouter/deepseek/deepseek-r1-0528"
+    both = {"deepseek": "USD", "novita": "USD"}
+    assert name_of(planned("deepseek-reasoner", at, both, messages=short)) == "deepseek/deepseek-reasoner"
+    found = planned("deepseek-reasoner", at, both, messages=long)
+    assert [one.deployment.name for one in found.attempts] == ["novita/deepseek/deepseek-r1-0528", "deepseek/deepseek-reasoner"]
+    assert note_of(found).options[1].why == "less room than was asked for"
     # Where nobody has more room, the first that may hold it tries.
     assert name_of(planned("deepseek-reasoner", at, {"deepseek": "USD"}, messages=long)) == "deepseek/deepseek-reasoner"
 
@@ -116,9 +135,9 @@ def test_the_error_says_what_is_missing(
 
 
 def test_the_worst_price_covers_the_dearest_window_within_the_longest_answer() -> None:
-    calm = planned("deepseek-flash", CHEAP, horizon=1800).chosen
-    near = planned("deepseek-flash", "2026-11-20T00:45:00Z", horizon=1800).chosen
-    peak = planned("deepseek-flash", NOW, horizon=1800).chosen
+    calm = planned("deepseek/deepseek-flash", CHEAP, horizon=1800).chosen
+    near = planned("deepseek/deepseek-flash", "2026-11-20T00:45:00Z", horizon=1800).chosen
+    peak = planned("deepseek/deepseek-flash", NOW, horizon=1800).chosen
     assert calm.expected == near.expected < peak.expected
     assert calm.worst < near.worst == peak.worst
 
@@ -206,10 +225,13 @@ def test_a_step_that_prefers_the_cheapest_takes_it_and_says_by_how_much() -> Non
 
     assert cheap.chosen.expected == min(one.expected for one in every) < plain.chosen.expected
     assert name_of(plain).startswith("openrouter/")
-    assert any(reason.startswith("openrouter/") and "expected to cost 0." in reason for reason in cheap.passed_over)
+    assert len(cheap.attempts) == len(hosts)
+    scores = [option.score for option in note_of(cheap).options]
+    assert None not in scores
+    assert scores == sorted(scores, key=lambda score: score or 0)
 
 
-def test_fastest_keeps_the_order_of_the_route() -> None:
+def test_where_nothing_is_known_of_speed_fastest_is_the_cheapest_of_the_version() -> None:
     assert name_of(planned_for(None, step(prefer="fastest"))) == name_of(planned_for())
 
 
@@ -233,7 +255,7 @@ def test_prices_of_two_currencies_are_compared_by_the_rate_and_without_one_come_
     assert name_of(found).partition("/")[0] == min(comparable, key=lambda host: comparable[host])
     if rate is None:
         assert len(comparable) == 1
-        assert any("no rate to compare its price by" in reason for reason in found.passed_over)
+        assert [option.why for option in note_of(found).options] == ["", "no rate to compare its price by"]
 
 
 def test_a_step_caps_the_output_as_an_edit() -> None:
@@ -332,3 +354,276 @@ def test_where_no_deployment_can_be_counted_the_refusal_says_what_to_do() -> Non
         plan(ask({"model": REASONER}), route, terms)
     assert "Budget month of team search is in CNY, this request would be charged in USD" in caught.value.message
     assert plan(ask({"model": REASONER}), route, terms._replace(policies=with_rate("7.1")))
+
+
+# Versions, regions, health
+
+V32 = "deepseek-v3.2"
+FIVE = ("openrouter", "novita", "gmi", "nebius", "inference-net")
+
+
+def hosts_of(found: Plan) -> list[str]:
+    return [one.deployment.host.host for one in found.attempts]
+
+
+@pytest.mark.parametrize("model", ["deepseek-reasoner", "deepseek-r1", "deepseek-r1-0528"])
+def test_another_version_never_wins_by_its_price(model: str) -> None:
+    """DeepSeek's flash with thinking is the cheapest by far, and no R1."""
+    found = planned(model)
+    options = note_of(found).options
+    assert options[-1].name == "deepseek/deepseek-flash"
+    assert options[-1].expected < min(option.expected for option in options[:-1])
+    assert options[-1].why == "another version"
+    assert [option.score for option in options[:-1]] == sorted(option.score or 0 for option in options[:-1])
+
+
+def test_only_a_step_that_prefers_the_cheapest_crosses_versions() -> None:
+    assert name_of(planned_for(None, step(prefer="cheapest"))) == "deepseek/deepseek-flash"
+    assert name_of(planned_for(None, step(prefer="fastest"))) != "deepseek/deepseek-flash"
+
+
+def in_regions(**regions: str) -> Policies:
+    def placed(one: Deployment) -> Deployment:
+        return replace(one, host=one.host.model_copy(update={"region": regions.get(one.host.host)}))
+
+    known = policies()
+    served = {key: tuple(placed(one) for one in found) for key, found in known.served.items()}
+    hosts = {name: host.model_copy(update={"region": regions.get(name)}) for name, host in known.hosts.items()}
+    return replace(known, served=served, hosts=hosts)
+
+
+def test_a_team_with_regions_is_served_there_only_and_by_no_host_that_does_not_say() -> None:
+    known = in_regions(novita="us", nebius="eu")
+    found = planned_for(team(regions=["eu"]), model=V32, policies=known)
+    assert hosts_of(found) == ["nebius"]
+    assert "novita/deepseek/deepseek-v3.2: computes in us, which is not among the regions of team search" in found.passed_over
+    assert any("gmi" in reason and "does not say where it computes" in reason for reason in found.passed_over)
+    assert hosts_of(planned_for(team(regions=["eu", "us"]), model=V32, policies=known)) == ["novita", "nebius"]
+    with pytest.raises(NotAllowed) as caught:
+        planned_for(team(regions=["cn"], hosts=["novita"]), model=V32, policies=known)
+    assert caught.value.message == f"Team search may use novita and hosts in cn only, and {V32!r} is not served there."
+    assert caught.value.details == {"hosts": ["novita"], "regions": ["cn"]}
+
+
+class Resting(Health):
+    """Health that bars what a test says, for so many seconds."""
+
+    def __init__(self, **seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def barred(self, deployment: Deployment, at: float) -> str | None:
+        return "at rest for a test" if deployment.host.host in self.seconds else None
+
+    def wait(self, deployment: Deployment, at: float) -> float:
+        return self.seconds.get(deployment.host.host, 0.0)
+
+
+def with_health(health: Health, model: str = V32, hosts: tuple[str, ...] = FIVE, **body: Any) -> Plan:
+    route = policies().route(model)
+    assert route is not None
+    terms = Terms(policies(), parse_instant(NOW), dict.fromkeys(hosts, "USD"), 600, health=health)
+    return plan(ask({"model": model, **body}), route, terms)
+
+
+def test_what_is_at_rest_is_passed_over_with_its_reason() -> None:
+    found = with_health(Resting(openrouter=3.0))
+    assert "openrouter" not in hosts_of(found)
+    assert "openrouter/deepseek/deepseek-v3.2: at rest for a test" in found.passed_over
+
+
+def test_where_all_are_at_rest_it_is_worth_asking_again_when_the_first_one_may_be() -> None:
+    with pytest.raises(NoDeployment) as caught:
+        with_health(Resting(openrouter=30.0, novita=2.2), hosts=("openrouter", "novita"))
+    assert (caught.value.retry, caught.value.retry_after) == (True, 3)
+    # What is wrong with the request itself stays wrong; a prompt that is too long for one may fit the one at rest.
+    with pytest.raises(InvalidRequest) as wrong:
+        with_health(Resting(openrouter=30.0), hosts=("openrouter", "novita"), max_tokens=0)
+    assert wrong.value.param == "max_tokens"
+    long = [{"role": "user", "content": "word " * 1_600_000}]
+    with pytest.raises(NoDeployment):
+        with_health(Resting(openrouter=30.0), hosts=("openrouter", "novita"), messages=long)
+
+
+def test_a_host_that_fails_more_comes_later() -> None:
+    class Shaky(Health):
+        def failing(self, name: str) -> float:
+            return 0.5 if name.startswith("openrouter") else 0.01
+
+    assert hosts_of(with_health(Health()))[0] == "openrouter"
+    assert hosts_of(with_health(Shaky()))[0] != "openrouter"
+
+
+def test_an_own_engine_whose_replicas_are_full_is_passed_over() -> None:
+    class Full:
+        def barred(self, host: str, queue: int | None, at: float) -> str | None:
+            return f"full: {queue} may wait"
+
+    route = policies().route("local")
+    assert route is not None
+    terms = Terms(policies(), parse_instant(NOW), {"local": "USD"}, 600, queues=Full())
+    with pytest.raises(NoDeployment, match="full: 2 may wait"):
+        plan(ask({"model": "local"}), replace(route, queue=2), terms)
+
+
+# Expected cost
+
+TOLD = "What an agent is told before it begins. " * 1500
+
+
+def talk(*texts: str) -> ChatRequest:
+    roles = ("user", "assistant")
+    messages = [{"role": "system", "content": TOLD}, *({"role": roles[at % 2], "content": text} for at, text in enumerate(texts))]
+    request = ask({"model": V32, "messages": messages})
+    return ChatRequest("req", V32, request.body, False, False, False, 70_000)
+
+
+def foreseen(
+    foresight: Foresight, request: ChatRequest, second: int = 0, choose: Choose = "cheapest", hosts: tuple[str, ...] = FIVE
+) -> Plan:
+    route = policies().route(V32)
+    assert route is not None
+    at = parse_instant(f"2026-11-20T02:00:{second:02}Z")
+    asked = foresight.ask(request, Caller("search", "search-1"), at)
+    terms = Terms(policies(), at, dict.fromkeys(hosts, "USD"), 600, foresight=foresight, ask=asked)
+    return plan(request, replace(route, choose=choose), terms)
+
+
+def sent(foresight: Foresight, found: Plan, number: int, request: ChatRequest, second: int = 0) -> None:
+    one = found.attempts[number]
+    assert one.place is not None
+    assert one.prints is not None
+    asked = foresight.ask(request, Caller("search", "search-1"), parse_instant(f"2026-11-20T02:00:{second:02}Z"))
+    foresight.sent(asked, one.place, one.prints, one.prospect)
+
+
+def test_a_conversation_begins_where_it_will_be_cheapest_in_the_end() -> None:
+    """Nebius asks most for this request, and a tenth of that for what is cached."""
+    found = foreseen(Foresight(b"s" * 32), talk("a"))
+    options = note_of(found).options
+    assert hosts_of(found)[0] == "nebius"
+    assert options[0].expected > min(option.expected for option in options)
+    assert options[0].later < min(option.later for option in options[1:])
+
+
+def test_the_host_that_has_the_conversation_serves_it_though_another_is_cheaper_by_the_list() -> None:
+    foresight, hosts = Foresight(b"s" * 32), ("openrouter", "novita")
+    first = foreseen(foresight, talk("a"), hosts=hosts)
+    assert hosts_of(first) == ["openrouter", "novita"]
+    sent(foresight, first, 1, talk("a"))
+    second = foreseen(foresight, talk("a", "b", "c"), 20, hosts=hosts)
+    assert hosts_of(second) == ["novita", "openrouter"]
+    assert second.chosen.prospect.hit > 5000
+    assert note_of(second).options[0].hit == second.chosen.prospect.hit
+    assert note_of(second).turn == 2
+    assert note_of(second).conversation == note_of(first).conversation != ""
+
+
+def test_a_quote_counts_the_hits_that_are_foretold_and_the_worst_price_none() -> None:
+    foresight = Foresight(b"s" * 32)
+    first = foreseen(foresight, talk("a"))
+    sent(foresight, first, 0, talk("a"))
+    cold, warm = first.chosen, foreseen(foresight, talk("a"), 10).chosen
+    assert warm.deployment.name == cold.deployment.name
+    assert warm.expected < cold.expected
+    assert warm.worst == cold.worst
+    assert cold.card.rates == warm.card.rates
+    prospect = warm.prospect
+    assert warm.expected == cost(warm.card.rates, prospect.hit, prospect.prompt - prospect.hit, prospect.output)
+
+
+def test_messages_are_rewritten_and_hashed_once_for_all_that_read_them_alike() -> None:
+    found = foreseen(Foresight(b"s" * 32), talk("a", "b", "c"))
+    assert len(found.attempts) == 5
+    assert len({id(one.prints) for one in found.attempts}) == 1
+    assert len({id(one.sanitised.body["messages"]) for one in found.attempts}) == 1
+    assert [one.sanitised.body["model"] for one in found.attempts] == [one.deployment.upstream_model for one in found.attempts]
+
+
+def test_deployments_with_one_treatment_get_the_same_request_but_for_the_models_id() -> None:
+    """As if each had been looked at alone."""
+    known = policies()
+    targets = (*known.routes["deepseek-flash"].deployments, *known.routes["deepseek-v4-flash"].deployments)
+    everywhere = Route("all", ((None, "deepseek-v4.1-flash"),), targets)
+    body = {"model": "m", "max_tokens": 100, "temperature": 3, "logprobs": True}
+    terms = Terms(known, parse_instant(NOW), EVERY, 600)
+    found = plan(ask(body), everywhere, terms).attempts
+    twins = [one for one in found if one.deployment.name in ("deepseek/deepseek-flash", "deepseek/deepseek-v4-flash")]
+    assert len({one.deployment.treatment for one in twins}) == 1
+    assert len(twins) == 2
+    for one in found:
+        alone = plan(ask(body), replace(everywhere, deployments=(_target(everywhere, one.deployment),)), terms).chosen
+        assert (one.sanitised, one.expected, one.worst) == (alone.sanitised, alone.expected, alone.worst)
+
+
+def _target(route: Route, deployment: Deployment) -> Any:
+    return next(target for target in route.deployments if target.name == deployment.name)
+
+
+def test_order_is_kept_and_only_as_many_are_looked_at_as_may_be_tried() -> None:
+    found = foreseen(Foresight(b"s" * 32), talk("a"), choose="order")
+    assert hosts_of(found) == ["openrouter", "novita", "gmi"]
+    assert note_of(found).mode == "order"
+
+
+def test_another_team_sees_nothing_of_it() -> None:
+    foresight, request = Foresight(b"s" * 32), talk("a")
+    first = foreseen(foresight, request)
+    for number in range(len(first.attempts)):
+        sent(foresight, first, number, request)
+    mine = foreseen(foresight, request, 10)
+    route, at = policies().route(V32), parse_instant("2026-11-20T02:00:10Z")
+    assert route is not None
+    other = foresight.ask(request, Caller("ads", "ads-1"), at)
+    theirs = plan(request, route, Terms(policies(), at, dict.fromkeys(FIVE, "USD"), 600, foresight=foresight, ask=other))
+    assert all(option.hit for option in note_of(mine).options)
+    assert not any(option.hit for option in note_of(theirs).options)
+    assert [one.expected for one in theirs.attempts] == [one.expected for one in first.attempts]
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize(
+    ("instant", "turns", "sees"),
+    [
+        ("2026-11-20T00:50:00Z", 60.0, True),  # ten minutes before the peak
+        ("2026-11-20T00:50:00Z", 1.0, False),  # over by then
+        ("2026-11-20T03:50:00Z", 60.0, True),  # ten minutes before its end
+        ("2026-11-20T12:00:00Z", 60.0, False),
+    ],
+)
+def test_the_next_edge_of_the_price_windows_is_seen_if_the_conversation_will(instant: str, turns: float, sees: bool) -> None:
+    prices, at = policies().prices, parse_instant(instant)
+    card = prices.card("deepseek", "deepseek-flash", "USD", at)
+    after, edge = ahead(prices, card, at, Outlook(turns, 0, 0, 30.0))
+    assert (after is not None) is (edge is not None) is sees
+    if after is not None and edge is not None:
+        assert after != prices.band(card, at).rates
+        assert 200 < edge < 1200
+
+
+# ---- speed
+
+
+def test_a_plan_of_eight_candidates_is_quick() -> None:
+    """A tenth of a millisecond where it was measured; here by the time that a loop of plain Python takes."""
+    known, foresight, health = policies(), Foresight(b"s" * 32), Health()
+    route = replace(known.routes["deepseek-v4-pro"], choose="cheapest")
+    request, at = talk("a", "b", "c"), parse_instant(NOW)
+    asked = foresight.ask(request, Caller("search", "search-1"), at)
+    terms = Terms(known, at, EVERY, 600, foresight=foresight, ask=asked, health=health)
+    assert len(plan(request, route, terms).attempts) == 8
+
+    def best(function: Any) -> float:
+        times = []
+        for _ in range(60):
+            start = perf_counter()
+            function()
+            times.append(perf_counter() - start)
+        return min(times)
+
+    # About 40 µs there.
+    loop = best(lambda: [str(number) for number in range(500)])
+    spent = best(lambda: plan(request, route, terms))
+    assert spent < 20 * loop, f"{spent * 1e6:.0f} µs, and {loop * 1e6:.0f} µs for the loop"

@@ -57,14 +57,14 @@ def test_the_clients_contract_is_that_of_the_instant(instant: str, contract: str
 
 
 def test_one_contract_holds_at_any_time() -> None:
-    route = route_of(row(choose="cheapest", out_of_range="refuse"))
+    route = route_of(row(choose="order", out_of_range="refuse"))
 
     assert route.contract_at(parse_instant("1999-01-01T00:00:00Z")) == "c"
-    assert (route.name, route.choose, route.out_of_range) == ("r", "cheapest", "refuse")
+    assert (route.name, route.choose, route.out_of_range) == ("r", "order", "refuse")
 
 
-def test_a_route_takes_the_first_that_can_and_clamps_unless_it_says_otherwise() -> None:
-    assert (row().choose, row().out_of_range) == ("order", "clamp")
+def test_a_route_takes_the_cheapest_and_clamps_unless_it_says_otherwise() -> None:
+    assert (row().choose, row().out_of_range) == ("cheapest", "clamp")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.request import Request, urlopen
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.clock import parse_instant
 from gateway.contracts import Contract
@@ -239,3 +241,82 @@ def test_a_substitution_names_the_versions_where_both_have_one_name() -> None:
     target = deployment("deepseek/deepseek-flash")
     found = sanitise(ask({}), PLAIN, policies().contracts["deepseek-v3.2"], target)
     assert str(found.edits[0]) == f"substitute_model=deepseek-v3.2->{target.contract.contract}"
+
+
+# ---- what was done before any deployment was looked at
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+QUESTION = {"role": "user", "content": "Hi"}
+SAID = {"role": "assistant", "content": "a"}
+ASKED = [QUESTION, SAID, QUESTION, SAID, QUESTION]
+
+
+def made(name: str, recalled: Mapping[int, str], at: str = NOW, tools: bool = True, **more: Any) -> Sanitised:
+    """The request of two earlier answers, at the deployment of this name."""
+    body = {"model": name, "messages": ASKED, **({"tools": [TOOL]} if tools else {}), **more.pop("body", {})}
+    request = structs.replace(ask(body), recalled=recalled, **more)
+    before = copy.deepcopy(request)
+    target, route = deployment(name, at), policies().route(name)
+    assert route is not None
+    found = sanitise(request, route, target.contract, target)
+    assert request == before
+    return found
+
+
+RECALLED: list[tuple[str, str, bool, dict[int, str], str, list[str | None]]] = [
+    # deployment, instant, tools, what is remembered, edits, reasoning that is sent with the two answers
+    ("deepseek/deepseek-v4-pro", NOW, True, {1: "r", 3: "s"}, "restore_reasoning=2", ["r", "s"]),
+    ("deepseek/deepseek-v4-pro", NOW, True, {1: "r"}, "disable_thinking", [None, None]),
+    ("deepseek/deepseek-v4-pro", NOW, True, {}, "disable_thinking", [None, None]),
+    ("deepseek/deepseek-v4-pro", NOW, False, {1: "r", 3: "s"}, "", [None, None]),
+    ("openrouter/deepseek/deepseek-v4.1-flash", NOW, True, {1: "r", 3: "s"}, "restore_reasoning=2", ["r", "s"]),
+    ("deepseek/deepseek-reasoner", "2025-06-03T00:00:00Z", True, {1: "r", 3: "s"}, "", [None, None]),
+    ("deepseek/deepseek-reasoner", "2025-02-03T00:00:00Z", False, {1: "r", 3: "s"}, "", [None, None]),
+    ("deepseek/deepseek-reasoner", "2026-01-14T00:00:00Z", True, {1: "r", 3: "s"}, "", [None, None]),
+    ("deepseek/deepseek-chat", "2026-01-14T00:00:00Z", True, {1: "r", 3: "s"}, "", [None, None]),
+]
+
+
+@pytest.mark.parametrize(("name", "at", "tools", "recalled", "edits", "sent"), RECALLED)
+def test_what_is_remembered_is_sent_where_it_is_demanded(
+    name: str, at: str, tools: bool, recalled: dict[int, str], edits: str, sent: list[str | None]
+) -> None:
+    found = made(name, recalled, at, tools)
+    assert header(found.edits) == edits
+    assert [message.get("reasoning_content") for message in found.body["messages"] if message["role"] == "assistant"] == sent
+    assert found.thinking == (edits != "disable_thinking" and not name.endswith("chat"))
+
+
+def test_restored_reasoning_counts_for_the_prompt() -> None:
+    bare = made("deepseek/deepseek-v4-pro", {}, tools=True)
+    assert made("deepseek/deepseek-v4-pro", {1: "r " * 1000, 3: "s"}).prompt_tokens > bare.prompt_tokens + 500
+
+
+def test_nothing_is_restored_where_the_client_wants_no_thinking() -> None:
+    found = made("deepseek/deepseek-v4-pro", {1: "r", 3: "s"}, body={"thinking": {"type": "disabled"}})
+    assert (header(found.edits), found.body["messages"]) == ("", ASKED)
+
+
+def test_edits_that_were_made_before_come_first() -> None:
+    found = made("deepseek/deepseek-v4-pro", {1: "r", 3: "s"}, edits=("move_volatile=1", "sort_tools"))
+    assert header(found.edits) == "move_volatile=1, sort_tools, restore_reasoning=2"
+    assert [(edit.name, edit.value) for edit in found.edits[:2]] == [("move_volatile", "1"), ("sort_tools", None)]
+
+
+def test_a_team_apart_is_named_by_a_pseudonym_where_the_host_reads_one() -> None:
+    assert made("deepseek/deepseek-v4-pro", {1: "r", 3: "s"}, user="9f86d081").body["user_id"] == "9f86d081"
+    assert "user_id" not in made("deepseek/deepseek-v4-pro", {1: "r", 3: "s"}).body
+    elsewhere = made("novita/deepseek/deepseek-v4.1-flash", {1: "r", 3: "s"}, user="9f86d081").body
+    assert not {"user", "user_id"} & elsewhere.keys()
+
+
+def test_the_pseudonym_takes_the_place_of_a_name_that_the_caller_gave() -> None:
+    target = deployment("deepseek/deepseek-v4-pro")
+    reads = target.host.reads.model_copy(update={"user": "user"})
+    fields = target.host.fields.model_copy(update={"passed": ("user",)})
+    target = replace(target, host=target.host.model_copy(update={"reads": reads, "fields": fields}))
+    route = policies().route("deepseek/deepseek-v4-pro")
+    assert route is not None
+    request = structs.replace(ask({"user": "alice@example.com"}), user="9f86d081")
+    found = sanitise(request, route, target.contract, target)
+    assert (found.body["user"], header(found.edits)) == ("9f86d081", "rename_user")

@@ -44,6 +44,7 @@ def test_every_variable_is_read() -> None:
         STORE_KEY="y" * 32,
         BASE_URL_INFERENCE_NET="http://127.0.0.1:9000/v1/",
         CURRENCY_DEEPSEEK="CNY",
+        LITELLM_PYTHON="/opt/litellm/bin/python",
         CLOCK="2026-11-20T00:59:00Z*60",
         TIMEOUT_CONNECT="1.5",
         TIMEOUT_FIRST_BYTE="2",
@@ -58,12 +59,17 @@ def test_every_variable_is_read() -> None:
     )
     assert found.model_fields_set == set(Settings.model_fields)
     assert [(entry.team, entry.key.get_secret_value()) for entry in found.keys] == [("search", SECRET), ("ads", "other-key-1")]
-    assert found.base_url_of("inference-net") == "http://127.0.0.1:9000/v1"
-    assert found.base_url_of("deepseek") is None
+    assert found.base_urls_of("inference-net") == ("http://127.0.0.1:9000/v1",)
+    assert found.base_urls_of("deepseek") == ()
     assert (found.currency_of("deepseek"), found.currency_of("novita")) == ("CNY", "USD")
     assert found.clock == Shift(datetime(2026, 11, 20, 0, 59, tzinfo=UTC), 60)
     assert (found.policies, found.max_body, found.log_level, found.timeout_connect) == (Path("p"), 1 << 20, "debug", 1.5)
     assert found.ledger_address == "postgresql://u:p@h/db"
+
+
+def test_replicas_of_an_engine_are_a_list() -> None:
+    found = settings(BASE_URL_LOCAL="http://a:8000/v1, http://b:8000/v1/")
+    assert found.base_urls_of("local") == ("http://a:8000/v1", "http://b:8000/v1")
 
 
 BAD = [
@@ -91,6 +97,10 @@ BAD = [
     ("BASE_URL_NOVITA", "novita.example/v1"),
     ("BASE_URL_NOVITA", f"https://user:{SECRET}@novita.example/v1"),
     ("BASE_URL_NOVITA", "https://novita.example/v1?key=1"),
+    ("BASE_URL_LOCAL", "http://a:8000/v1,"),
+    ("BASE_URL_LOCAL", "http://a:8000/v1,b:8000"),
+    ("BASE_URL_LOCAL", "http://a:8000/v1,http://a:8000/v1/"),
+    ("BASE_URL_LOCAL", f"http://a:8000/v1,http://user:{SECRET}@b:8000/v1"),
     ("CURRENCY_NOVITA", "yuan"),
     ("CLOCK", "tomorrow"),
     ("CLOCK", "2026-11-20T00:59:00"),

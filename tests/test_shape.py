@@ -12,8 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.assemble import Assembler, decorate_usage
+from gateway.allowance import Purse
+from gateway.assemble import SAID_LIMIT, Assembler, decorate_usage
 from gateway.limits import StopRule
+from gateway.meter import Meter
+from gateway.shape import StreamShape
 from gateway.sse import Splitter, data_of
 from tests.answers import COST, Case, Run, cases, deployment, run
 
@@ -309,3 +312,93 @@ def texts(stream: list[dict[str, Any]]) -> tuple[str, str, dict[int, str]]:
             for call in delta.get("tool_calls") or ():
                 calls[call["index"]] = calls.get(call["index"], "") + call["function"]["arguments"]
     return content, reasoning, calls
+
+
+# ---- what the client was told
+
+
+def told(client: bytes) -> tuple[str, str, list[dict[str, Any]]] | None:
+    """What a client of this stream has at its end, put together from its own bytes; None without reasoning."""
+    whole = Assembler()
+    whole.feed_events(client)
+    message = whole.answer(None)["choices"][0]["message"]
+    return (
+        (message["reasoning_content"], message["content"] or "", message.get("tool_calls") or []) if message["reasoning_content"] else None
+    )
+
+
+ONE_ANSWER = [case for case in CASES if not case.result["failure"] and case.setup.get("choices", 1) == 1]
+
+
+@pytest.mark.parametrize("case", ONE_ANSWER, ids=lambda case: case.name)
+def test_what_was_said_is_what_the_client_got(case: Case) -> None:
+    for reads in ([case.sent], single(case.sent)):
+        made = shaped(case, reads)
+        assert made.shape.said == told(made.client)
+
+
+def test_of_several_answers_or_without_reasoning_nothing_is_said() -> None:
+    target = deployment()
+    thought = [text_chunk("r", index, "reasoning_content", "stop") for index in (0, 1)]
+    assert run(target, thought, choices=2).shape.said is None
+    assert run(target, [text_chunk("a", finish="stop")]).shape.said is None
+    assert run(target, thought[:1]).shape.said == ("r", "", [])
+
+
+def test_an_answer_that_is_too_long_is_not_repeated() -> None:
+    long = [text_chunk("r" * 1000, key="reasoning_content")] * (SAID_LIMIT // 1000)
+    assert run(deployment(), [*long, text_chunk("a", finish="stop")]).shape.said is not None
+    assert run(deployment(), [*long, text_chunk("a" * 1000, finish="stop")]).shape.said is None
+
+
+def call_chunk(part: dict[str, Any], content: str = "", finish: str | None = None) -> bytes:
+    delta = {"content": content, "reasoning_content": None, "tool_calls": [{"index": 0, **part}]}
+    return b"data: " + json.dumps({"id": "a", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+
+
+CALLING = [
+    text_chunk("Let me", key="reasoning_content"),
+    text_chunk(" see.", key="reasoning_content"),
+    call_chunk({"id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}, content="So: "),
+    call_chunk({"function": {"arguments": '{"city": '}}),
+    call_chunk({"function": {"arguments": '"Paris"}'}}, finish="tool_calls"),
+]
+
+
+def test_calls_are_put_together_and_are_no_part_of_the_text() -> None:
+    made = run(deployment(), CALLING)
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Paris"}'}}
+    assert made.shape.said == ("Let me see.", "So: ", [call]) == told(made.client)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["reasoning_content", "content", "both"]), st.integers(1, 5)), min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.sampled_from(["answer", "total", "money"]),
+    st.booleans(),
+)
+def test_what_was_cut_off_was_not_said(pieces: list[tuple[str, int]], limit: int, ends: str, calls: bool) -> None:
+    """At a limit, and where the money ends: told from the client's own bytes."""
+    target = deployment(contract={"tokenizer": "deepseek"})
+    reads = [text_chunk("".join(WORDS[:size]), key=key) for key, size in pieces if key != "both"]
+    for size in [size for key, size in pieces if key == "both"]:
+        text = "".join(WORDS[:size])
+        delta = {"content": text, "reasoning_content": text}
+        reads.append(b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}).encode() + b"\n\n")
+    reads += CALLING[2:] if calls else [text_chunk("", finish="stop")]
+    meter = Meter(target, 7, 1)
+    purse = Purse(meter, "deepseek") if ends == "money" else None
+    if purse is not None:
+        purse.limit, purse.mark, purse.final, purse.ready = limit, limit, True, True
+    stop = StopRule(ends, limit) if ends in ("answer", "total") else None  # type: ignore[arg-type]
+    shape = StreamShape(target, include_usage=False, stop=stop, meter=meter, purse=purse)
+    client = b""
+    for read in reads:
+        client += shape.feed(read)
+        while shape.unpaid:
+            client += shape.resume()
+    if not shape.over:
+        shape.end()
+    client += shape.tail(None)
+    assert shape.said == told(client) or (told(client) is None and shape.said is not None and shape.said[0] == "")

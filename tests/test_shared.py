@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,6 +15,7 @@ from gateway.errors import BudgetExceeded, RateLimited
 from gateway.outcome import BudgetState, Claim, Hold, Idempotency
 from gateway.shared.breaker import FAILURES, Breaker
 from gateway.shared.denials import Denials
+from gateway.shared.gossip import BYTES, LARGEST, TOGETHER, Gossip
 from gateway.shared.link import Link
 from gateway.shared.memory import MemoryLimits
 from gateway.shared.port import Limits
@@ -365,3 +367,52 @@ class TestDenials:
         clock.at += 2
         denials.note(hold(10, claim(key="k1000")), error_of(claim(key="k1000"), 10))
         assert denials.check(hold(10, claim(key="k1000"))) is not None
+
+
+class Room:
+    """Replicas that hear every message at once."""
+
+    def __init__(self, replicas: int) -> None:
+        self.heard: list[list[bytes]] = [[] for _ in range(replicas)]
+        self.messages: list[bytes] = []
+        self.told = asyncio.Event()
+        self.gossips = [Gossip(heard.append) for heard in self.heard]
+        for gossip in self.gossips:
+            gossip.tell = self.tell
+
+    def tell(self, message: bytes) -> None:
+        self.messages.append(message)
+        self.told.set()
+        for gossip in self.gossips:
+            gossip.hear(message.decode())
+
+
+async def test_gossip_goes_out_in_one_message_to_all_but_its_author() -> None:
+    room = Room(3)
+    for note in (b"one", b"\x00\xff, two:", b""):
+        room.gossips[0].say(note)
+    assert room.messages == []
+    await asyncio.wait_for(room.told.wait(), 10)
+    assert room.heard == [[], [b"one", b"\x00\xff, two:", b""], [b"one", b"\x00\xff, two:", b""]]
+    assert len(room.messages) == 1
+
+
+async def test_gossip_is_bounded() -> None:
+    room = Room(2)
+    for _ in range(TOGETHER):
+        room.gossips[0].say(b"x")
+    assert len(room.messages) == 1 and len(room.heard[1]) == TOGETHER
+    room.gossips[0].say(b"y" * BYTES)
+    assert len(room.messages) == 2
+    room.gossips[0].say(b"z" * (LARGEST + 1))
+    room.gossips[0].flush()
+    assert len(room.messages) == 2
+    room.gossips[0].say(b"z" * LARGEST)
+    assert room.heard[1][-1] == b"z" * LARGEST
+
+
+@pytest.mark.parametrize("message", ["", "no colon", "someone:%%%", "someone:ab", "someone:YQ==,***,YQ==", b"\xff\xfe:YQ=="])
+def test_gossip_that_is_none_is_ignored(message: str | bytes) -> None:
+    heard: list[bytes] = []
+    Gossip(heard.append).hear(message)
+    assert set(heard) <= {b"a"}

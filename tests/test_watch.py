@@ -101,6 +101,73 @@ async def test_a_slow_client_does_not_make_its_host_late() -> None:
     watch.close()
 
 
+async def test_another_dispatch_has_its_own_first_token_limit_and_the_same_total() -> None:
+    watch = Watch(Deadlines(LONG, SHORT, LONG, 50 * SHORT))
+    with pytest.raises(UpstreamTimeout, match="to the first token"):
+        await watch.guard(forever())
+    before = watch.elapsed
+    assert watch.again(Deadlines(LONG, LONG, LONG, 50 * SHORT))
+    assert watch.elapsed < before
+    with pytest.raises(UpstreamTimeout, match="in all"):
+        await watch.guard(forever())
+    # The total is over: there is no third.
+    assert not watch.again(Deadlines(LONG, LONG, LONG, 50 * SHORT))
+    watch.close()
+
+
+async def test_no_dispatch_for_a_client_that_has_left() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    watch.client_left()
+    assert not watch.again(Deadlines(LONG, LONG, LONG, LONG))
+    watch.close()
+
+
+async def test_what_a_dispatch_took_is_told_from_what_went_before() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    await watch.guard(asyncio.sleep(4 * SHORT))
+    watch.content_seen()
+    assert watch.again(Deadlines(LONG, LONG, LONG, LONG))
+    before = watch.first_token
+    await watch.guard(asyncio.sleep(SHORT))
+    watch.content_seen()
+    assert before is None
+    assert watch.first_token is not None
+    assert watch.waited_here >= 0.5 * SHORT
+    # What went before is in neither.
+    assert watch.waited - watch.waited_here >= 3.9 * SHORT
+    watch.close()
+
+
+async def test_a_host_without_a_word_is_suspected_once_a_dispatch_and_waited_for() -> None:
+    suspected: list[float] = []
+    limits = Deadlines(LONG, LONG, LONG, LONG)
+    watch = Watch(limits, lambda: suspected.append(watch.elapsed), silence=SHORT)
+    await watch.guard(asyncio.sleep(4 * SHORT))
+    assert len(suspected) == 1 and suspected[0] >= SHORT
+    assert watch.again(limits)
+    await watch.guard(asyncio.sleep(4 * SHORT))
+    assert len(suspected) == 2
+    watch.close()
+
+
+async def test_a_host_that_has_begun_to_answer_is_not_suspected() -> None:
+    suspected: list[bool] = []
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG), lambda: suspected.append(True), silence=SHORT)
+    watch.opened()
+    assert watch.opening is not None
+    await watch.guard(asyncio.sleep(4 * SHORT))
+    assert suspected == []
+    watch.close()
+
+
+async def test_a_suspicion_does_not_put_off_a_limit() -> None:
+    watch = Watch(Deadlines(LONG, 2 * SHORT, LONG, LONG), lambda: None, silence=SHORT)
+    with pytest.raises(UpstreamTimeout, match="to the first token"):
+        await watch.guard(forever())
+    assert watch.elapsed < LONG / 2
+    watch.close()
+
+
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def ride() -> None:
         watch = Watch(Deadlines(LONG, LONG, LONG, LONG))

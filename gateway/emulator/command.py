@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import threading
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gateway.emulator.behaviour import Behaviour, BehaviourError, read_behaviour
 from gateway.emulator.clocks import parse_clock
 from gateway.emulator.faults import FaultError
 from gateway.emulator.reader import ShelfError
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", required=True, help="the host to play, as policies/hosts names it")
     parser.add_argument("--port", type=int, default=0, help="default: a free one, printed")
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--clock", metavar="INSTANT[*RATE]", help="business time, for prices and model names")
+    parser.add_argument("--clock", metavar="INSTANT[*RATE][@REAL]", help="business time, for prices and model names")
     parser.add_argument("--script", metavar="FILE", type=Path, help="JSON list of faults, one for each next request")
     parser.add_argument("--currency", default=os.environ.get("EMULATOR_CURRENCY", "USD"), help="price list of the account: USD or CNY")
     parser.add_argument("--policies", type=Path, help="folder of policies; default: the shipped one")
@@ -37,6 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="override a name of the dialect, e.g. reasoning=inline"
     )
+    parser.add_argument("--prices", metavar="FILE", type=Path, help="rate cards in the place of those in the policies")
+    _add_behaviour(parser.add_argument_group("how it really behaves", "whatever its row says; seconds are those of --clock"))
+
+
+def _add_behaviour(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--cache", metavar="MODE[:TOKENS]", help="its prefix cache: blocks, units, slots or none")
+    group.add_argument("--ttl", metavar="SECONDS", type=float, help="an unused prefix lives so long; each use begins it anew")
+    group.add_argument("--lag", metavar="SECONDS", type=float, help="a prefix can be hit so long after it was written")
+    group.add_argument("--hit-rate", metavar="Q", type=float, help="a known prefix is hit with this probability")
+    group.add_argument("--output", metavar="TOKENS", type=int, help="mean length of an answer that is not told its own, with a heavy tail")
+    group.add_argument("--first-token", metavar="SECONDS", type=float, help="until an answer begins")
+    group.add_argument("--pace", metavar="TOKENS", type=float, help="tokens a second of each answer; default: at once")
+    group.add_argument("--fail-rate", metavar="Q", type=float, help="a request fails with this probability")
+    group.add_argument("--fault", metavar="JSON", type=json.loads, help='what those get, as in a script; default {"status": 503}')
+    group.add_argument("--seed", metavar="N", type=int, help="of all that is left to chance; default 0")
 
 
 def setup_of(options: argparse.Namespace, default_policies: Path) -> Setup:
@@ -58,7 +75,17 @@ def setup_of(options: argparse.Namespace, default_policies: Path) -> Setup:
         script=tuple(script),
         bind=options.bind,
         port=options.port,
+        behaviour=_behaviour(options),
+        prices=options.prices,
     )
+
+
+def _behaviour(options: argparse.Namespace) -> Behaviour:
+    stated = {item.name: getattr(options, item.name) for item in fields(Behaviour)}
+    try:
+        return read_behaviour({name: value for name, value in stated.items() if value is not None})
+    except BehaviourError as error:
+        raise CommandError(str(error)) from None
 
 
 def _override(text: str) -> tuple[str, Any]:

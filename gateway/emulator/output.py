@@ -43,6 +43,9 @@ class Wish:
     tag: str = ""
 
 
+USUAL: Final = Wish()
+
+
 @dataclass(frozen=True)
 class Call:
     """One tool call: the pieces of its arguments; `name_tokens` are produced before them."""
@@ -71,11 +74,13 @@ class Output:
         return len(self.reasoning) + len(self.answer) + sum(call.tokens for call in self.calls)
 
 
-def wish_of(messages: list[dict[str, Any]], header: str | None) -> Wish:
-    """The wish in the header or in the last user message; unknown names and bad numbers raise ValueError."""
+def wish_of(messages: list[dict[str, Any]], header: str | None, usual: Wish = USUAL) -> Wish:
+    """The wish in the header or in the last user message, over what is usual; unknown names and bad numbers raise ValueError."""
     stated = json.loads(header) if header else _marked(messages)
     known = {name: _typed(name, value) for name, value in stated.items()}
-    return replace(Wish(), **known)
+    if known.keys() & {"answer", "reasoning", "text"}:
+        usual = replace(usual, mean=0)
+    return replace(usual, **known)
 
 
 def _marked(messages: list[dict[str, Any]]) -> dict[str, str]:

@@ -74,18 +74,36 @@ def read_shelf(folder: Path, host: str) -> Shelf:
     if not rows:
         known = sorted(str(row.get("host")) for row in _rows(folder / "hosts"))
         raise ShelfError(f"no host {host!r} under {folder.name}/hosts; known: {', '.join(known) or 'none'}")
+    if rows[0].get("protocol", "openai") != "openai":
+        raise ShelfError(f"{host} does not speak OpenAI's protocol, and the emulator speaks no other")
     contracts = {str(row["contract"]): row for row in _rows(folder / "contracts")}
-    cards = tuple(row for row in _rows(folder / "prices", host) if row.get("host") == host)
+    cards = _cards(_rows(folder / "prices", host), host)
     calendars = {str(row["calendar"]): frozenset(day(d) for d in row["days"]) for row in _rows(folder / "calendars")}
     return Shelf(rows[0], contracts, cards, calendars)
 
 
+def read_cards(file: Path, host: str) -> tuple[Row, ...]:
+    """The cards of a host in one file; raises ShelfError where it has none."""
+    try:
+        found = _cards(_documents(file.read_text(encoding="utf-8")), host)
+    except (OSError, yaml.YAMLError) as error:
+        raise ShelfError(f"{file}: {str(error).splitlines()[0]}") from None
+    if not found:
+        raise ShelfError(f"{file} has no card of host {host!r}")
+    return found
+
+
+def _cards(rows: list[Row], host: str) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.get("host") == host)
+
+
 def _rows(folder: Path, needle: str = "") -> list[Row]:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))]
+    return [row for text in texts if needle in text for row in _documents(text)]
+
+
+def _documents(text: str) -> list[Row]:
     found: list[Row] = []
-    for path in sorted(folder.glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        if needle not in text:
-            continue
-        for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            found.extend(document if isinstance(document, list) else [document] if document else [])
+    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        found.extend(document if isinstance(document, list) else [document] if document else [])
     return found

@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from gateway.clock import Clock
+from gateway.emulator.behaviour import AS_STATED, Behaviour, BehaviourError, Chance, read_behaviour
 from gateway.emulator.book import Book
-from gateway.emulator.cache import PrefixCache, make_cache
-from gateway.emulator.clocks import RunningClock
+from gateway.emulator.cache import Life, PrefixCache, make_cache
+from gateway.emulator.clocks import RunningClock, rate_of
 from gateway.emulator.contracts import Order, admit, understand
 from gateway.emulator.faults import NO_FAULT, Fault, FaultError, read_faults
 from gateway.emulator.fields import Refusal
@@ -28,13 +29,19 @@ from gateway.emulator.job import Desk, Job
 from gateway.emulator.output import Output, Wish, compose, wish_of
 from gateway.emulator.player import Player, hang_up, produce, write
 from gateway.emulator.prompts import END_THINK, EOS, render
-from gateway.emulator.reader import Row, Shelf, read_shelf, wire_id
+from gateway.emulator.reader import Row, Shelf, read_cards, read_shelf, wire_id
 from gateway.emulator.shapes import Shape, Step
 from gateway.emulator.tokens import Tokens, Vocabulary, tokens_of
 from gateway.emulator.wire import wire_of
 
 _KEPT_REQUESTS = 512
 _CREDIT = 100 * 10**9
+# Caches of engines, whatever a contract says of the vendor's.
+_ENGINES: Final[Mapping[str, Row]] = {
+    "vllm": {"mode": "blocks", "tokens": 16},
+    "sglang": {"mode": "slots", "tokens": 1},
+    "llama.cpp": {"mode": "slots", "tokens": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class Setup:
     port: int = 0
     speed: int = 0
     """Tokens a second that all open streams together are produced at; 0: as each is paced."""
+    behaviour: Behaviour = AS_STATED
+    prices: Path | None = None
+    """A file of rate cards in the place of those in the policies: what it charges is its own affair."""
 
 
 class Emulator:
@@ -59,7 +69,8 @@ class Emulator:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.shelf = setup.policies if isinstance(setup.policies, Shelf) else read_shelf(setup.policies, setup.host)
+        shelf = setup.policies if isinstance(setup.policies, Shelf) else read_shelf(setup.policies, setup.host)
+        self.shelf = replace(shelf, cards=read_cards(setup.prices, setup.host)) if setup.prices else shelf
         self.wire = wire_of(self.shelf.host, setup.writes)
         self.clock: Clock = setup.clock or RunningClock()
         self.tokens = Tokens(setup.vocabulary)
@@ -67,6 +78,8 @@ class Emulator:
         self._runner: web.AppRunner | None = None
         self.port = setup.port
         self.speed = setup.speed
+        self.rate = rate_of(self.clock)
+        self.behaviour = setup.behaviour
         self.reset()
         self.play(list(setup.script))
 
@@ -76,12 +89,20 @@ class Emulator:
         """Empties the bill, the caches, the script and the list of requests."""
         self.desk = Desk(Book(self.shelf, self.setup.currency), self.clock, self.setup.currency)
         self._caches: dict[tuple[str, str, str], PrefixCache] = {}
+        self._chance = Chance(self.behaviour)
         self._faults: deque[Fault] = deque()
         self.requests.clear()
         self._number = 0
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def behave(self, behaviour: Behaviour) -> None:
+        """From now on like this; where its caches follow other rules, they begin empty."""
+        if behaviour.caching != self.behaviour.caching:
+            self._caches = {}
+        self.behaviour = behaviour
+        self._chance = Chance(behaviour)
 
     def play(self, script: list[Any]) -> None:
         """Appends faults, one for each next chat request (null: none)."""
@@ -124,7 +145,7 @@ class Emulator:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         self.requests.append({"path": request.path, "headers": _public(request), "body": raw})
-        fault = self._faults.popleft() if self._faults else NO_FAULT
+        fault = self._faults.popleft() if self._faults else self._chance.fault()
         self._enter()
         try:
             return await self._answer(request, raw, fault)
@@ -150,9 +171,12 @@ class Emulator:
         if fault.finish:
             outputs = [replace(output, finish=fault.finish) for output in outputs]
         cache = self._cache(key, order, raw)
-        job = self._job(request, key, order, prompt, cache.lookup(prompt), outputs, wish.tag)
+        hit = self._chance.hit(cache.lookup(prompt, self._seconds()))
+        job = self._job(request, key, order, prompt, hit, outputs, wish.tag)
         shape = Shape(self.wire, order, self._id(), int(self.clock.now().timestamp()), fault.usage_fault)
         try:
+            if self.behaviour.first_token:
+                await asyncio.sleep(self.behaviour.first_token / self.rate)
             if order.stream:
                 return await self._stream(request, shape, job, outputs, wish, fault)
             return await self._whole(request, shape, job, outputs, wish, fault)
@@ -161,7 +185,7 @@ class Emulator:
             raise
         finally:
             if job.output >= job.planned:
-                cache.learn(prompt + self._produced(outputs[0]))
+                cache.learn(prompt + self._produced(outputs[0]), self._seconds())
 
     def _understand(self, request: web.Request, raw: bytes) -> tuple[Order, bytes, Wish]:
         try:
@@ -170,7 +194,7 @@ class Emulator:
             raise Refusal(f"Failed to parse the request body as JSON: {error}") from None
         order = understand(body, self.shelf, self.wire, self.clock.now(), beta="/beta" in request.path, size=len(raw))
         try:
-            wish = wish_of(order.messages, request.headers.get("x-emulate"))
+            wish = wish_of(order.messages, request.headers.get("x-emulate"), self.behaviour.usual(self.rate))
         except ValueError as error:
             raise Refusal(f"The emulator does not understand the wish: {error}") from None
         return order, render(self.tokens, order.messages, order.tools, order.thinking, self._seen_reasoning(order)), wish
@@ -184,12 +208,16 @@ class Emulator:
         return Job(self.desk, name, key, str(order.row["model"]), tokens_of(prompt), reported, outputs, tag)
 
     def _cache(self, key: str, order: Order, raw: bytes) -> PrefixCache:
-        rules = order.contract.get("cache") or {}
-        mode, size = str(rules.get("mode", "blocks")), int(rules.get("tokens", 64))
-        engines = {"vllm": ("blocks", 16), "sglang": ("slots", 1), "llama.cpp": ("slots", 1)}
-        mode, size = engines.get(self.wire.engine, (mode, size))
+        stated = order.row.get("cache") or _ENGINES.get(self.wire.engine) or order.contract.get("cache") or {}
+        mode, size, ttl = self.behaviour.rules(stated)
         user = str(json.loads(raw).get("user_id") or "") if b'"user_id"' in raw else ""
-        return self._caches.setdefault((key, user, str(order.row["model"])), make_cache(mode, size))
+        place = (key, user, str(order.row["model"]))
+        if place not in self._caches:
+            self._caches[place] = make_cache(mode, size, Life(ttl, self.behaviour.lag))
+        return self._caches[place]
+
+    def _seconds(self) -> float:
+        return self.clock.now().timestamp()
 
     def _produced(self, output: Output) -> bytes:
         """The ids of an output as the next prompt will hold them."""
@@ -344,6 +372,14 @@ class Emulator:
         self.speed = int((await request.json())["tokens_per_second"])
         return web.json_response({"tokens_per_second": self.speed})
 
+    async def take_behaviour(self, request: web.Request) -> web.Response:
+        """These fields changed, the others as they were."""
+        try:
+            self.behave(read_behaviour(await request.json(), self.behaviour))
+        except (ValueError, TypeError, AttributeError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response(asdict(self.behaviour))
+
     async def take_reset(self, request: web.Request) -> web.Response:
         self.reset()
         return web.json_response({})
@@ -361,6 +397,7 @@ def _routes(emulator: Emulator) -> list[web.RouteDef]:
         web.get("/_emulator/requests", emulator.show_requests),
         web.post("/_emulator/faults", emulator.take_faults),
         web.post("/_emulator/speed", emulator.take_speed),
+        web.post("/_emulator/behaviour", emulator.take_behaviour),
         web.post("/_emulator/reset", emulator.take_reset),
         web.post("/{prefix:.*}chat/completions", emulator.chat),
         web.get("/{prefix:.*}models", emulator.models),
@@ -395,4 +432,4 @@ def _readable(raw: bytes) -> Any:
         return raw.decode("utf-8", "replace")
 
 
-__all__ = ["Emulator", "FaultError", "Setup"]
+__all__ = ["BehaviourError", "Emulator", "FaultError", "Setup"]

@@ -219,6 +219,8 @@ _ENVELOPES: Mapping[str, Callable[[Refusal], Row]] = {
     "novita": _novita_error,
     "nebius": lambda refusal: {"detail": refusal.message},
     "gmi": _gmi_error,
+    "siliconflow": lambda refusal: {"code": 20012, "message": refusal.message, "data": None},
+    "google": lambda refusal: {"error": {"code": refusal.status, "message": refusal.message, "status": "INVALID_ARGUMENT"}},
     "flat": _flat_error,
     "llama.cpp": _llama_error,
     "vllm": _engine_error,

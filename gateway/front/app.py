@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from gateway.errors import FaregateError
-from gateway.front import body
+from gateway.front import body, session
 from gateway.front.cycle import Gone
 from gateway.front.errors import MethodNotAllowed, PathNotFound
 from gateway.front.guard import Headers, inspect
@@ -101,9 +101,10 @@ class Front:
         caller = self._authenticate(headers)
         body.check_headers(headers, call.scope["query_string"])
         again = body.idempotency_key(headers)
+        named, dry_run = session.hints(headers)
         data = await body.read(call.receive, headers, self._max_body)
         call.read = True
-        request = await body.request(data, call.responder.id, beta=call.scope["path"] in BETA)
+        request = await body.request(data, call.responder.id, beta=call.scope["path"] in BETA, session=named, dry_run=dry_run)
         if again is not None:
             request = replace(request, idempotency=await body.idempotency(again, caller.team, data))
         await self._exchange.chat(request, caller, call.responder, call.scope["extensions"][CYCLE])

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from gateway.errors import BodyTooLarge, EncodingUnsupported, InvalidRequest
+from gateway.front import session as sessions
 from gateway.front.guard import Headers
 from gateway.front.shapes import check_fields, check_messages
 from gateway.front.wire import Receive
@@ -132,25 +133,29 @@ async def idempotency(key: bytes, team: str, data: bytes) -> Idempotency:
     return Idempotency(sha256(team.encode() + b"\0" + key).hexdigest(), body.hexdigest())
 
 
-async def request(data: bytes, id: str, *, beta: bool = False) -> ChatRequest:
+async def request(data: bytes, id: str, *, beta: bool = False, session: str = "", dry_run: bool = False) -> ChatRequest:
     """As `parse`; a large body leaves the loop free meanwhile."""
     if len(data) > LARGE:
-        return await asyncio.to_thread(parse, data, id, beta=beta)
-    return parse(data, id, beta=beta)
+        return await asyncio.to_thread(parse, data, id, beta=beta, session=session, dry_run=dry_run)
+    return parse(data, id, beta=beta, session=session, dry_run=dry_run)
 
 
-def parse(data: bytes, id: str, *, beta: bool = False) -> ChatRequest:
-    """One chat request from strict JSON; raises InvalidRequest that names the field."""
+def parse(data: bytes, id: str, *, beta: bool = False, session: str = "", dry_run: bool = False) -> ChatRequest:
+    """One chat request from strict JSON; raises InvalidRequest that names the field.
+
+    `session` and `dry_run` are what its headers say; a field names the session where they do not.
+    """
     body = decode(data)
     if not body.keys() <= USUAL:
         _check_names(body)
         check_fields(body)
+        session = session or sessions.of_fields(body)
     _check_values(body)
     model = _model(body.get("model"))
     check_messages(body.get("messages"))
     stream = body.get("stream") is True
     include_usage = _include_usage(body.get("stream_options"), stream)
-    return ChatRequest(id, model, body, stream, include_usage, beta, len(data))
+    return ChatRequest(id, model, body, stream, include_usage, beta, len(data), None, session, dry_run)
 
 
 # JSON

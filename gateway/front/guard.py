@@ -18,7 +18,8 @@ HEADER_BYTES = 32 * 1024
 
 # A second one of these would be read by one program and not by another.
 SINGLE = frozenset(
-    b"host authorization x-api-key api-key idempotency-key content-type content-length content-encoding transfer-encoding expect".split()
+    b"host authorization x-api-key api-key idempotency-key content-type content-length content-encoding transfer-encoding expect"
+    b" x-faregate-dry-run".split()
 )
 HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 # Empty and dot segments, encoded separators and dots, NUL, backslash, a fragment: two paths for two readers.

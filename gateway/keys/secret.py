@@ -21,6 +21,8 @@ _KEY: Final = re.compile(r"fg-[A-Za-z0-9_-]{43}")
 _BLOCK: Final = 64
 # Two peppers are told apart by what they make of it. No key holds a space.
 _CHECKED: Final = b"faregate key pepper"
+_TEAM: Final = b"faregate team "
+_PSEUDONYM: Final = 32
 
 
 class Hasher:
@@ -64,23 +66,32 @@ def name_of(team: str, digest: bytes) -> str:
     return f"{team}-{digest.hex()[:6]}"
 
 
+def pseudonym(pepper: bytes, team: str) -> str:
+    """What others may know a team by: always the same under one pepper, and of letters and digits alone."""
+    return Hasher(pepper).digest(_TEAM + team.encode()).hex()[:_PSEUDONYM]
+
+
 def stored_pepper(data: Path) -> bytes:
     """The pepper in the data folder; made there (mode 0600) on first use."""
-    path = data / "key-pepper"
+    return stored_secret(data / "key-pepper")
+
+
+def stored_secret(path: Path) -> bytes:
+    """The secret in this file; made there (256 random bits as text, mode 0600) on first use."""
     if not path.exists():
         _create(path)
     return path.read_bytes().strip()
 
 
 def _create(path: Path) -> None:
-    """Write a new pepper whole or not at all; of two processes that start together, the first one's stays."""
+    """Write a new secret whole or not at all; of two processes that start together, the first one's stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)  # created with mode 0600
     try:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
             file.flush()
-            # Every stored key depends on it: a power cut must not take it and leave them.
+            # What is stored depends on it: a power cut must not take it and leave that.
             os.fsync(file.fileno())
         os.link(name, path)
     except FileExistsError:

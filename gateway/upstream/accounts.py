@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from pydantic import SecretStr
 
 from gateway.hosts import Deployment, Host
+from gateway.openings import Openings
 from gateway.upstream import litellm_adapter as adapter
 from gateway.upstream.key_file import PREFIX, KeyFile, plain
 
@@ -64,6 +65,7 @@ class Accounts:
     def __init__(self, accounts: Mapping[str, Account]) -> None:
         self._accounts = dict(accounts)
         self.currencies: dict[str, str] = {name: account.currency for name, account in accounts.items()}
+        self.openings: Final = Openings(self.currencies)
 
     def of(self, deployment: Deployment) -> Account:
         return self._accounts[deployment.host.host]
