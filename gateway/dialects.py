@@ -229,7 +229,7 @@ def read_error(status: int, body: bytes) -> HostError:
 
 
 def error_of(body: Any) -> HostError | None:
-    """The error that a JSON object states, or None: in the shape of OpenAI and its likes, GMI, Novita, SiliconFlow, Nebius, Google or TGI."""
+    """The error that a JSON object states, or None: in the shape of OpenAI, GMI, Novita, SiliconFlow, Nebius, Google or TGI."""
     if isinstance(body, list) and body:
         # Google puts it into a list of one.
         body = body[0]

@@ -73,6 +73,9 @@ class Keep(NamedTuple):
     likely: float
     hoped: float
     soon: float = 0.0
+    trust: float = 1.0
+    sound: float = 0.0
+    doubted: float = 0.0
 
 
 class _Message(msgspec.Struct, array_like=True):
@@ -219,14 +222,19 @@ class Foresight:
         at = (place.name, *outlook.context)
         survival = self._record(place)
         known = self._keeps.get(at)
-        if known is not None and known[0] == survival.learnt and known[1] == outlook.version:
+        if known is not None and known[0] == survival.version and known[1] == outlook.version:
             return known[2]
         if len(self._keeps) >= PLACES:
             self._keeps.clear()
-        likely = sum(map(mul, outlook.pauses, map(survival.mean, MIDDLES)))
         hoped = sum(map(mul, outlook.pauses, map(survival.hope, MIDDLES)))
-        found = Keep(min(SURE, likely), min(SURE, hoped), min(SURE, survival.hope(SOON)))
-        self._keeps[at] = (survival.learnt, outlook.version, found)
+        trust = sound = doubted = 0.0
+        for share, middle in zip(outlook.pauses, MIDDLES, strict=False):
+            trust, kept, left = survival.worlds(middle)
+            sound += share * kept
+            doubted += share * left
+        likely = trust * sound + (1.0 - trust) * doubted
+        found = Keep(min(SURE, likely), min(SURE, hoped), min(SURE, survival.hope(SOON)), trust, min(SURE, sound), min(SURE, doubted))
+        self._keeps[at] = (survival.version, outlook.version, found)
         return found
 
     def warm(self, ask: Ask) -> str:

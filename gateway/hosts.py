@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -223,6 +223,11 @@ class Deployment:
         host, model = self.host, self.model
         own = (model.context, model.max_output, model.counts, model.thinking, self.inline, self.thinking)
         return repr((self.contract.contract, host.reads, host.fields, host.open_fields, host.beta_url is None, own))
+
+    @cached_property
+    def decided(self) -> dict[Any, Any]:
+        """What was decided for requests here before, as long as this snapshot lives; whoever decides bounds it."""
+        return {}
 
     def fixed(self, thinking: Switch | None) -> Deployment:
         """This deployment with thinking fixed by a route; itself where the route leaves it open."""

@@ -80,13 +80,12 @@ class Asked(NamedTuple):
     firm: int = 0
 
 
-def limit(body: Mapping[str, Any], case: Case) -> Limit:
-    """The limit of this request at this deployment.
+def limit(body: Mapping[str, Any], case: Case, names: list[str]) -> Limit:
+    """The limit of this request at this deployment; `names` are those that are given.
 
     Raises InvalidRequest for a number that no contract takes (or the route refuses), ContextExceeded where it certainly cannot fit.
     """
     target, thinking = case.target, case.thinking
-    names = given(body)
     if not names and (case.cap is None or target.unlimited[thinking] <= case.cap) and _has_default(case):
         _check_context(case, 0)
         return _unlimited(case, target.unlimited[thinking])
@@ -203,9 +202,8 @@ def _edits(names: list[str], asked: Asked, sent: int, target: Deployment) -> lis
     return edits
 
 
-def write(body: dict[str, Any], limit: Limit, target: Deployment) -> None:
+def write(body: dict[str, Any], limit: Limit, target: Deployment, names: list[str]) -> None:
     """Puts the limit into `body` (changed in place) under the name that the host reads, and removes its other names."""
-    names = given(body)
     if not names and limit.sent is None:
         return
     name = target.host.reads.max_tokens

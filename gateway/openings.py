@@ -27,13 +27,17 @@ class Opening(NamedTuple):
     why: str = ""
 
 
-class _Span(NamedTuple):
-    """What holds from one instant until another."""
+class Standing(NamedTuple):
+    """What stands for a route from one instant until another: all its deployments in its order, those that can be asked, why not the
+    others, and whether anything is served at all."""
 
     policies: Policies
     since: datetime
     until: datetime
-    openings: tuple[Opening, ...]
+    all: tuple[Opening, ...]
+    able: tuple[Opening, ...]
+    whys: tuple[str, ...]
+    served: bool
 
 
 class Openings:
@@ -41,14 +45,14 @@ class Openings:
 
     def __init__(self, currencies: Mapping[str, str]) -> None:
         self._currencies = currencies
-        self._spans: dict[str, _Span] = {}
+        self._standing: dict[str, Standing] = {}
 
-    def of(self, route: Route, policies: Policies, at: datetime) -> tuple[Opening, ...]:
-        """The deployments of a route in its order."""
-        span = self._spans.get(route.name)
-        if span is None or span.policies is not policies or not span.since <= at < span.until:
-            span = self._spans[route.name] = self._span(route, policies, at)
-        return span.openings
+    def of(self, route: Route, policies: Policies, at: datetime) -> Standing:
+        """What stands for a route at an instant."""
+        found = self._standing.get(route.name)
+        if found is None or found.policies is not policies or not found.since <= at < found.until:
+            found = self._standing[route.name] = self._look(route, policies, at)
+        return found
 
     def opening(self, target: RouteTarget, policies: Policies, at: datetime) -> Opening:
         """One deployment."""
@@ -59,11 +63,14 @@ class Openings:
         why = "" if currency else f"{target.name}: not configured here ({_missing(deployment)})"
         return Opening(target, deployment.fixed(target.thinking), currency, why)
 
-    def _span(self, route: Route, policies: Policies, at: datetime) -> _Span:
-        edges = sorted(_edges(route.deployments, policies))
+    def _look(self, route: Route, policies: Policies, at: datetime) -> Standing:
+        edges = list(_edges(route.deployments, policies))
         since = max((edge for edge in edges if edge <= at), default=_ALWAYS)
         until = min((edge for edge in edges if edge > at), default=_NEVER)
-        return _Span(policies, since, until, tuple([self.opening(target, policies, at) for target in route.deployments]))
+        found = tuple([self.opening(target, policies, at) for target in route.deployments])
+        able = tuple([opening for opening in found if opening.currency is not None])
+        whys = tuple([opening.why for opening in found if opening.currency is None])
+        return Standing(policies, since, until, found, able, whys, any(opening.deployment for opening in found))
 
 
 def _edges(targets: Iterable[RouteTarget], policies: Policies) -> Iterable[datetime]:

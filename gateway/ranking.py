@@ -87,8 +87,9 @@ def _by_score(one: Ranked) -> tuple[bool, int]:
 
 def _scored(rated: Sequence[Rated], outlook: Outlook, hurry: int) -> list[Ranked]:
     """Each with its score, in the order that they came in."""
-    spared = _spared(rated, outlook)
-    costs = [_costs(one, outlook, one.prospect.hit, one.keep.likely, less) for one, less in zip(rated, spared, strict=True)]
+    costs = [(_now(one, one.prospect.hit), _rest(one, outlook, one.keep.likely)) for one in rated]
+    if len(rated) > 1 and outlook.turns > 0:
+        costs = _leaving(rated, outlook, costs)
     scores = [_converted(one, now + later) for one, (now, later) in zip(rated, costs, strict=True)]
     if hurry:
         scores = [None if score is None else score + int(_seconds(one) * hurry) for one, score in zip(rated, scores, strict=True)]
@@ -101,36 +102,47 @@ def _scored(rated: Sequence[Rated], outlook: Outlook, hurry: int) -> list[Ranked
     ]
 
 
-def _costs(one: Rated, outlook: Outlook, cached: int, kept: float, spared: int) -> tuple[int, int]:
-    """What this request and the rest of its conversation will probably cost, with so much cached now and at later turns.
+def _now(one: Rated, cached: int) -> int:
+    """What this request will probably cost with so much of it cached."""
+    (prompt, _, _, answer, *_) = one.prospect
+    return cost(one.rates, cached, prompt - cached, answer)
 
-    A turn that finds nothing cached any more need not stay: `spared` is what all of them would save by going elsewhere.
+
+def _leaving(rated: Sequence[Rated], outlook: Outlook, costs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The costs, in which a cache that turns out to be unsound is left after one turn where that is cheaper than to stay.
+
+    So a doubt costs one turn, and not one in each of them: who knows nothing of a place loses little by finding out.
     """
-    (prompt, _, _, answer, *_), rates = one.prospect, one.rates
-    now = cost(rates, cached, prompt - cached, answer)
-    if outlook.turns <= 0:
-        return now, 0
-    later = _rest(one, outlook, kept)
-    return now, later - spared * (_MILLION - int(kept * _MILLION)) // _MILLION if spared else later
-
-
-def _spared(rated: Sequence[Rated], outlook: Outlook) -> Sequence[int]:
-    """How much less than at each place, in its own currency, the rest costs where it costs the least without any cache."""
-    if len(rated) == 1 or outlook.turns <= 0:
-        return (0,) * len(rated)
-    colds = [_rest(one, outlook, 0.0) for one in rated]
-    known = [cold if one.rate == _SAME else _converted(one, cold) for one, cold in zip(rated, colds, strict=True)]
-    least = min([cold for cold in known if cold is not None], default=0)
+    if all(one.keep.trust in (0.0, 1.0) for one in rated):
+        return costs
+    # What going over later costs, in the plan's currency: the prompt read anew, and the rest there.
+    moves = sorted(
+        [
+            (moved, number)
+            for number, (one, (_, later)) in enumerate(zip(rated, costs, strict=True))
+            if (moved := _converted(one, later + one.prospect.prompt * (one.rates.cache_miss - one.rates.cache_hit) // _MILLION)) is not None
+        ]
+    )[:2]
     found = []
-    for one, cold in zip(rated, colds, strict=True):
-        rate = one.rate
-        found.append(0 if rate is None else max(0, cold - (least if rate == _SAME else least * rate[1] // rate[0])))
+    for number, (one, (now, later)) in enumerate(zip(rated, costs, strict=True)):
+        keep = one.keep
+        other = next((moved for moved, at in moves if at != number), None)
+        if 0.0 < keep.trust < 1.0 and other is not None and one.rate is not None:
+            numerator, denominator = one.rate
+            bad, share = _rest(one, outlook, keep.doubted), min(_MILLION, int(_MILLION / outlook.turns))
+            left = (bad * share + other * denominator // numerator * (_MILLION - share)) // _MILLION
+            doubt = _MILLION - int(keep.trust * _MILLION)
+            good = _rest(one, outlook, keep.sound)
+            later = good + (min(bad, left) - good) * doubt // _MILLION
+        found.append((now, later))
     return found
 
 
 def _rest(one: Rated, outlook: Outlook, kept: float) -> int:
     """What the rest of the conversation costs at one place where this share of what repeats is cached."""
     turns, repeated, new, pause, *_ = outlook
+    if turns <= 0:
+        return 0
     rates, hit, output = one.rates, int(repeated * kept), int(turns * one.prospect.output)
     miss = repeated - hit + new
     if one.later_rates is None or one.edge is None:
@@ -183,14 +195,13 @@ def _explored(rated: Sequence[Rated], outlook: Outlook, ordered: list[Ranked]) -
     """
     best = ordered[0].score
     known = max(one.prospect.known for one in rated)
-    spared = _spared(rated, outlook)
     hopes = []
     for at, one in enumerate(ordered):
         candidate = rated[one.number]
         if at and one.score is not None:
             hoped = max(candidate.prospect.hit, int(min(known, candidate.prospect.prompt - 1) * candidate.keep.soon))
-            costs = _costs(candidate, outlook, hoped, candidate.keep.hoped, spared[one.number])
-            hopes.append((_converted(candidate, sum(costs)) or 0, at))
+            least = _now(candidate, hoped) + _rest(candidate, outlook, candidate.keep.hoped)
+            hopes.append((_converted(candidate, least) or 0, at))
     hope, at = min(hopes, default=(0, 0))
     if at == 0 or best is None or hope >= best:
         return ordered

@@ -192,6 +192,7 @@ class _Search:
         self.client = client_contract(route, terms)
         self.reasons: list[str] = []
         self._openings = terms.openings or Openings(terms.currencies)
+        self._stand = self._openings.of(route, terms.policies, terms.at)
         self._at = terms.ask.at if terms.ask is not None else terms.at.timestamp()
         # What several deployments have in common; not worth its while for one.
         self._several = len(route.deployments) > 1
@@ -211,7 +212,7 @@ class _Search:
         ruled = self.terms.team is not None or self.terms.step is not NO_STEP
         found: list[Candidate] = []
         roomy = 0
-        for opening in self._openings.of(self.route, self.terms.policies, self.terms.at):
+        for opening in self._stand.all if ruled else self._open():
             candidate = None if ruled and self._barred(opening) else self._weighed(opening)
             if candidate is None:
                 continue
@@ -220,6 +221,13 @@ class _Search:
             if roomy == enough:
                 break
         return found
+
+    def _open(self) -> tuple[Opening, ...]:
+        """What can be asked, where no rule of a team comes first."""
+        self._served = self._stand.served
+        self.reasons += self._stand.whys
+        self._standing = len(self.reasons)
+        return self._stand.able
 
     def _weighed(self, opening: Opening) -> Candidate | None:
         self._served = self._served or opening.deployment is not None
@@ -257,8 +265,7 @@ class _Search:
         """Those of the reasons that are not the same for every request."""
         if self._standing == len(reasons):
             return ()
-        standing = {opening.why for opening in self._openings.of(self.route, self.terms.policies, self.terms.at)}
-        return tuple([reason for reason in reasons if reason not in standing])
+        return tuple([reason for reason in reasons if reason not in self._stand.whys])
 
     def rated(self, candidates: list[Candidate], outlook: Outlook) -> list[Rated]:
         """The candidates as the ranking sees them, compared in the currency of the budget whose step prefers, else in the first one's."""

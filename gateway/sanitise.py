@@ -6,7 +6,9 @@ thinking, messages, fields and limits; here they are put in order.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from msgspec.json import Encoder
 
 from gateway import fields, limits, thinking
 from gateway.contracts import Contract
@@ -14,7 +16,7 @@ from gateway.edits import Edit, changed, parse, renamed
 from gateway.errors import InvalidRequest
 from gateway.hosts import Deployment
 from gateway.limits import RouteRules, StopRule
-from gateway.messages import Rewriter, check, concerned, missing_reasoning, restored, survey
+from gateway.messages import Rewriter, Survey, check, concerned, missing_reasoning, restored, survey
 from gateway.request import ChatRequest
 from gateway.tokens import count_prompt, estimate_prompt
 
@@ -22,6 +24,10 @@ __all__ = ["Once", "Sanitised", "StopRule", "count_sent", "sanitise", "streamed"
 
 
 Messages = list[dict[str, Any]]
+_encode = Encoder().encode
+# Bytes of the fields beside the messages up to which what they lead to is remembered, and how many of a deployment are.
+LONG: Final = 1024
+REMEMBERED: Final = 256
 
 
 class Sanitised(NamedTuple):
@@ -42,6 +48,13 @@ class Sanitised(NamedTuple):
     squeezed: bool
     fits: bool
     beta: bool
+
+
+class _Known(NamedTuple):
+    """What was decided for the same fields before, without the messages; it stands for prompts up to `room`, an eighth included."""
+
+    sanitised: Sanitised
+    room: int
 
 
 class Once:
@@ -84,6 +97,44 @@ def sanitise(
     Raises InvalidRequest (ContextExceeded) where no edit can make it valid here.
     """
     once = once or Once(request)
+    key = _key(request, once.seen, route, client, target, cap)
+    if key is None:
+        return _worked_out(request, route, client, target, cap, once)
+    prompt = once.estimate(request.body, False)
+    known: _Known | None = target.decided.get(key)
+    if known is not None and prompt + prompt // 8 <= known.room:
+        body = {**known.sanitised.body, "messages": request.messages}
+        return known.sanitised._replace(body=body, prompt_tokens=prompt)
+    found = _worked_out(request, route, client, target, cap, once)
+    _remember(found, request, target, key, prompt)
+    return found
+
+
+def _key(
+    request: ChatRequest, seen: Survey, route: RouteRules, client: Contract, target: Deployment, cap: int | None
+) -> tuple[str, str, str, int | None, bytes] | None:
+    """All that decides about a request whose messages are passed on as they are; None where they matter, or it is much."""
+    if seen.tools or seen.parts or seen.prefix or concerned(seen, target) or target.send_back == "always":
+        return None
+    body = request.body
+    if "tools" in body or request.beta or request.user or request.edits:
+        return None
+    rest = _encode({name: value for name, value in body.items() if name != "messages"})
+    return (route.name, route.out_of_range, client.contract, cap, rest) if len(rest) <= LONG else None
+
+
+def _remember(found: Sanitised, request: ChatRequest, target: Deployment, key: Any, prompt: int) -> None:
+    """The same fields lead to the same body; as long as the prompt leaves room for any limit, its length decides nothing."""
+    numbers: list[int] = [request.body[name] for name in limits.given(request.body)]
+    room = target.context - limits.MARGIN - max(target.room(True), target.room(False), *numbers)
+    if prompt + prompt // 8 > room:
+        return
+    if len(target.decided) >= REMEMBERED:
+        target.decided.clear()
+    target.decided[key] = _Known(found._replace(body={**found.body, "messages": None}), room)
+
+
+def _worked_out(request: ChatRequest, route: RouteRules, client: Contract, target: Deployment, cap: int | None, once: Once) -> Sanitised:
     body = dict(request.body)
     messages = body["messages"]
     seen = once.seen
@@ -102,11 +153,12 @@ def sanitise(
         body["messages"], rewritten = once.rewritten(messages, target, switch.on, tools)
         message_edits += rewritten
     settled, switch_edits = thinking.write(body, wish, switch, target)
-    field_edits = fields.sift(body, target, switch.on, (*settled, *limits.given(body)))
+    names = limits.given(body)
+    field_edits = fields.sift(body, target, switch.on, (*settled, *names))
     # Where there is no reasoning, it is no question whether it counts.
     prompt = once.estimate(body, (seen.reasoning or filled is not None) and _reads_reasoning(target, switch.on, tools))
-    limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt, cap))
-    limits.write(body, limit, target)
+    limit = limits.limit(body, limits.Case(route, client, target, switch.on, prompt, cap), names)
+    limits.write(body, limit, target, names)
     if request.stream or limit.stop is not None:
         _ask_for_stream(body, target)
     edits = (*_substitution(route, client, target), *message_edits, *revealed, *switch_edits, *field_edits, *limit.edits)

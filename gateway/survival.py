@@ -1,12 +1,14 @@
 """Survival: how likely a prefix that we sent to a place is still cached there after a pause, learnt from what hosts report.
 
-A host that advertises a cache and rarely hits is found out; one whose cache outlives its advertisement, too. No clock: the
-pause is handed in. Deterministic, and of constant size for each place.
+Two worlds are weighed against each other. In the sound one the cache keeps everything up to some pause; one where nothing was ever
+missed is soon believed wholly. In the other it hits as often as its record says, pause by pause. A host that advertises a cache and rarely
+hits is found out; one whose cache outlives its advertisement, too. No clock: the pause is handed in. Deterministic, and of constant
+size for each place.
 """
 
 from __future__ import annotations
 
-from math import log2, sqrt
+from math import exp, lgamma, log, log2, sqrt
 from typing import Final
 
 from gateway.contracts import Cache
@@ -22,8 +24,14 @@ DOUBT_ALL, DOUBT = 2.0, 3.0
 FULL = 4096
 # Answers without any count of cached tokens, although something was known there, after which none is believed in.
 SILENT = 4
-# The most that is believed.
+# The most that is believed: what a sound cache keeps.
 SURE: Final = 0.999
+_HIT, _MISS, _LOG_2 = log(SURE), log(1.0 - SURE), log(2.0)
+# Seconds at which each class of pauses begins, about.
+_IDLES: Final = tuple(2.0 ** (at / 1.2) - 1.0 for at in range(BUCKETS))
+# What is worked out holds for so many answers, or until they were together so many prefixes off.
+_STALE, _OFF = 16, 0.1
+_GROWN: Final = 1e6
 
 
 def bucket(idle: float) -> int:
@@ -32,7 +40,7 @@ def bucket(idle: float) -> int:
 
 
 def prior(cache: Cache, idle: float) -> float:
-    """What to think of a place before it has answered: by the time to live that it advertises, else by what is usual."""
+    """What to think of a place that is not sound before it has answered: by the time to live that it advertises, else by what is usual."""
     if cache.mode == "none":
         return 0.0
     if cache.ttl is not None:
@@ -40,53 +48,92 @@ def prior(cache: Cache, idle: float) -> float:
     return 0.85 if idle <= 1800 else 0.6 if idle <= 6 * 3600 else 0.3
 
 
+def sound(cache: Cache, idle: float) -> float:
+    """How much likelier than not a cache is to keep everything for so long, before it has answered."""
+    if cache.ttl is not None:
+        return SOUND if idle <= cache.ttl else 0.01
+    return SOUND if idle <= 1800 else 1.0 if idle <= 6 * 3600 else 0.25
+
+
+SOUND = 6.0
+
+
 class Survival:
     """One place's record. Figures are shares of a known prefix, between 0 and 1."""
 
-    __slots__ = ("_all", "_cache", "_hits", "_met", "_seen", "_silent", "_spoke", "_when", "beyond", "learnt")
+    __slots__ = ("_all", "_cache", "_grown", "_hits", "_means", "_met", "_misses", "_off", "_silent", "_since", "_spoke", "_trusts", "_tried", "beyond", "version")
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        # By pause: weight of what was hit and of what was tried, and after how many observations that was last written.
+        # By pause: the weights of what was hit and missed, times what all weights have lost since the first.
         self._hits = [0.0] * BUCKETS
-        self._seen = [0.0] * BUCKETS
-        self._when = [0] * BUCKETS
+        self._misses = [0.0] * BUCKETS
+        self._grown = 1.0
         # Over all pauses: what was hit, and what the prior alone would have foretold.
         self._all = [DOUBT_ALL, DOUBT_ALL]
         self._met = [0.0, 0.0]
         self._silent = 0
         self._spoke = False
-        self.learnt = 0
-        """How often anything was learnt: a figure worked out at another count is stale."""
+        self.version = 0
+        """A figure worked out at another version is stale."""
         self.beyond = 0.0
         """The share that was hit of what we never sent there: prefixes of others, or answers that the host itself had written."""
+        self._tried = 0.0
+        self._since = 0
+        self._off = 0.0
+        self._means: list[float] = []
+        self._trusts: list[float] = []
+        self._work_out()
 
     @property
     def mute(self) -> bool:
         """Whether the host does not say what it cached: then it is charged as a miss, so no hit is expected."""
         return self._silent >= (SILENT if self._spoke else 1)
 
-    def _weights(self, idle: float) -> tuple[float, float]:
-        """Weight of hits and of all for one pause, the prior included."""
-        at = bucket(idle)
-        believed = prior(self._cache, idle) * self._all[0] / self._all[1]
-        faded = FADED ** (self.learnt - self._when[at]) if self._seen[at] else 0.0
-        return self._hits[at] * faded + DOUBT * min(SURE, believed), self._seen[at] * faded + DOUBT
+    def _work_out(self) -> None:
+        """The figures that follow from the record, for each class of pauses."""
+        self.version += 1
+        self._since, self._off = 0, 0.0
+        grown, cache = self._grown, self._cache
+        ratio = self._all[0] / self._all[1]
+        confirmed = sum(self._hits) / grown
+        against, trust = 0.0, 1.0
+        self._means, self._trusts = [], []
+        for at, idle in enumerate(_IDLES):
+            # What was found after a longer pause would have been found after this one; what was missed after a shorter one, not.
+            hits, misses = self._hits[at] / grown, self._misses[at] / grown
+            against += misses
+            odds = log(sound(cache, idle)) + confirmed * _HIT + against * _MISS
+            odds -= lgamma(2.0 + confirmed) + lgamma(1.0 + against) - lgamma(3.0 + confirmed + against) + _LOG_2
+            confirmed = max(0.0, confirmed - hits)
+            trust = min(trust, 1.0 / (1.0 + exp(min(50.0, -odds))))
+            doubted = (hits + DOUBT * min(SURE, prior(cache, idle) * ratio)) / (hits + misses + DOUBT)
+            self._means.append(doubted)
+            self._trusts.append(trust)
 
     def mean(self, idle: float) -> float:
         """The expected share that is still cached after a pause of so many seconds."""
         if self._cache.mode == "none" or self.mute:
             return 0.0
-        hits, seen = self._weights(idle)
-        return hits / seen
+        at = bucket(idle)
+        return self._trusts[at] * SURE + (1.0 - self._trusts[at]) * self._means[at]
 
     def hope(self, idle: float) -> float:
         """The largest share that the record does not speak against: two deviations above the mean."""
         if self._cache.mode == "none" or self.mute:
             return 0.0
-        hits, seen = self._weights(idle)
-        mean = hits / seen
+        mean, at = self.mean(idle), bucket(idle)
+        seen = (self._hits[at] + self._misses[at]) / self._grown + DOUBT
         return min(1.0, mean + 2.0 * sqrt(mean * (1.0 - mean) / (seen + 1.0)))
+
+    def worlds(self, idle: float) -> tuple[float, float, float]:
+        """(how far the cache is trusted to be sound at all, the share that is kept for so long if it is, the share if not)."""
+        if self._cache.mode == "none" or self.mute:
+            return 0.0, 0.0, 0.0
+        at = bucket(idle)
+        trust, doubted = self._trusts[0], self._means[at]
+        held = self._trusts[at] / trust if trust > 0.0 else 0.0
+        return trust, held * SURE + (1.0 - held) * doubted, doubted
 
     def learn(self, steps: tuple[tuple[int, float], ...], hit: int) -> None:
         """An answer whose host reported `hit` cached tokens.
@@ -94,19 +141,26 @@ class Survival:
         `steps` are the beginnings of its prompt that were known before, (tokens, pause), the longest first.
         """
         self._silent, self._spoke = 0, True
-        self.learnt += 1
         for index, (tokens, idle) in enumerate(steps):
             below = steps[index + 1][0] if index + 1 < len(steps) else 0
             if tokens > below:
                 self._note(idle, min(1.0, max(0.0, (hit - below) / (tokens - below))), min(1.0, (tokens - below) / FULL))
+        self._grown /= FADED
+        if self._grown > _GROWN:
+            self._hits = [weight / self._grown for weight in self._hits]
+            self._misses = [weight / self._grown for weight in self._misses]
+            self._grown = 1.0
+        self._since += 1
+        if self._off > _OFF or self._since > min(_STALE, self._tried / 8):
+            self._work_out()
 
     def _note(self, idle: float, share: float, weight: float) -> None:
         at = bucket(idle)
-        fading = FADED ** (self.learnt - self._when[at]) if self._seen[at] else 0.0
-        kept = fading * KEPT**weight
-        self._hits[at] = self._hits[at] * kept + weight * share
-        self._seen[at] = self._seen[at] * kept + weight
-        self._when[at] = self.learnt
+        self._off += weight * abs(share - self.mean(idle))
+        self._tried += weight
+        kept, grown = KEPT**weight / FADED ** weight, weight * self._grown
+        self._hits[at] = self._hits[at] * kept + grown * share
+        self._misses[at] = self._misses[at] * kept + grown * (1.0 - share)
         kept = KEPT_ALL**weight
         met, foretold = self._met
         self._met = [met * kept + weight * share, foretold * kept + weight * prior(self._cache, idle)]
@@ -125,4 +179,4 @@ class Survival:
     def silence(self) -> None:
         """An answer to a prompt of which much was known, whose host reported everything but what was cached."""
         self._silent += 1
-        self.learnt += 1
+        self.version += 1

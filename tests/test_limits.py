@@ -12,6 +12,7 @@ from gateway.contracts import Context, Contract, Counts, MaxTokens, ThinkingLimi
 from gateway.edits import header
 from gateway.errors import ContextExceeded, InvalidRequest
 from gateway.limits import Case, Limit, StopRule, limit, write
+from gateway.limits import given as limits_in
 from tests.asking import Rules, at_host, contract
 
 ANSWER = contract("answer", MaxTokens(counts="answer", default=400, max=800, reasoning_max=3000))
@@ -32,7 +33,7 @@ def asked(
 ) -> Limit:
     reads: dict[str, Any] = {key: where.pop(key) for key in ("counts", "max_tokens") if key in where}
     target = at_host(served, reads, where)
-    return limit(body, Case(Rules(), client, target, thinking, prompt, cap))
+    return limit(body, Case(Rules(), client, target, thinking, prompt, cap), limits_in(body))
 
 
 ROWS: list[tuple[str, Contract, Contract, dict[str, Any], dict[str, Any], int | None, StopRule | None, int, bool]] = [
@@ -100,7 +101,7 @@ def test_a_number_that_is_no_limit_is_always_refused(number: Any) -> None:
 )
 def test_a_route_that_refuses_names_the_valid_range(client: Contract, thinking: bool, field: str, top: int) -> None:
     def case(number: int) -> Limit:
-        return limit({field: number}, Case(Rules("refuse"), client, at_host(client), thinking, 100))
+        return limit({field: number}, Case(Rules("refuse"), client, at_host(client), thinking, 100), [field])
 
     with pytest.raises(InvalidRequest, match=rf"\[1, {top}\]"):
         case(top + 1)
@@ -121,9 +122,9 @@ def test_a_route_that_refuses_names_the_valid_range(client: Contract, thinking: 
 )
 def test_the_limit_goes_under_the_name_that_the_host_reads(body: dict[str, Any], sent: dict[str, Any], edits: str) -> None:
     target = at_host(TOTAL, {"max_tokens": "max_completion_tokens"})
-    found = limit(body, Case(Rules(), TOTAL, target, True, 100))
+    found = limit(body, Case(Rules(), TOTAL, target, True, 100), limits_in(body))
     written = dict(body)
-    write(written, found, target)
+    write(written, found, target, limits_in(body))
     assert (written, header(found.edits)) == (sent, edits)
 
 

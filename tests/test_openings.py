@@ -17,7 +17,7 @@ OTHER = load(default_folder())
 def whys(openings: Openings, route: str, at: str, policies: Policies = POLICIES) -> dict[str, str]:
     found = policies.route(route)
     assert found is not None
-    return {one.target.name: one.why for one in openings.of(found, policies, datetime.fromisoformat(at))}
+    return {one.target.name: one.why for one in openings.of(found, policies, datetime.fromisoformat(at)).all}
 
 
 def test_a_host_without_an_account_says_what_it_needs() -> None:
@@ -50,7 +50,7 @@ def test_another_snapshot_is_looked_at_anew() -> None:
     def served(policies: Policies) -> object:
         route = policies.route("deepseek-flash")
         assert route is not None
-        return openings.of(route, policies, instant)[0].deployment
+        return openings.of(route, policies, instant).all[0].deployment
 
     assert served(POLICIES) is served(POLICIES)
     assert served(OTHER) is not served(POLICIES)
@@ -61,4 +61,4 @@ def test_what_a_route_fixes_is_fixed() -> None:
     route = POLICIES.route("deepseek-chat")
     assert route is not None
     found = Openings(currencies).of(route, POLICIES, datetime.fromisoformat("2026-11-20T02:00:00+00:00"))
-    assert [one.deployment.thinking for one in found if one.deployment and one.target.host == "deepseek"] == ["off"]
+    assert [one.deployment.thinking for one in found.all if one.deployment and one.target.host == "deepseek"] == ["off"]

@@ -320,3 +320,62 @@ def test_the_pseudonym_takes_the_place_of_a_name_that_the_caller_gave() -> None:
     request = structs.replace(ask({"user": "alice@example.com"}), user="9f86d081")
     found = sanitise(request, route, target.contract, target)
     assert (found.body["user"], header(found.edits)) == ("9f86d081", "rename_user")
+
+
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_tokens": st.sampled_from([1, 400, 4_000, 60_000, 63_000, 64_000, 400_000]),
+        "max_completion_tokens": st.sampled_from([1, 5_000, 64_000]),
+        "temperature": st.sampled_from([0, 0.5, 1, 1.0]),
+        "stream": st.booleans(),
+        "stream_options": st.sampled_from([None, {"include_usage": False}]),
+        "thinking": st.sampled_from([{"type": "enabled"}, {"type": "disabled"}]),
+        "reasoning_effort": st.sampled_from(["low", "max", "none"]),
+        "logprobs": st.just(True),
+        "unheard_of": st.sampled_from([1, "x" * 2_000]),
+        "tools": st.just([{"type": "function", "function": {"name": "f", "parameters": {}}}]),
+    },
+)
+CONVERSATIONS = st.sampled_from(
+    [
+        [{"role": "user", "content": "How far is it?"}],
+        [{"role": "user", "content": "Where?"}, {"role": "user", "content": "And when?"}],
+        [
+            {"role": "user", "content": "Say."},
+            {"role": "assistant", "content": "So.", "reasoning_content": "Hm."},
+            {"role": "user", "content": "?"},
+        ],
+        [{"role": "user", "content": "fare " * 40_000}],
+        [{"role": "user", "content": "fare " * 57_000}],
+        [{"role": "user", "content": "fare " * 64_000}],
+    ]
+)
+PLACES = [
+    ("deepseek/deepseek-flash", "deepseek-reasoner", NOW),
+    ("novita/deepseek/deepseek-r1-0528", "deepseek-reasoner", NOW),
+    ("openrouter/deepseek/deepseek-v3.2", "deepseek-v3.2", NOW),
+    ("deepseek/deepseek-reasoner", "deepseek-r1", "2025-02-01T00:00:00Z"),
+    ("local/r1", "local/r1", NOW),
+]
+REMEMBERING = [deployment(name, at) for name, _, at in PLACES]
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, len(PLACES) - 1), fields=FIELDS, said=CONVERSATIONS, cap=st.sampled_from([None, 300, 9_000]))
+def test_what_is_remembered_of_a_request_changes_nothing(place: int, fields: Row, said: list[Row], cap: int | None) -> None:
+    _, name, at = PLACES[place]
+    route = policies().route(name)
+    assert route is not None
+    client = policies().contracts[route.contract_at(parse_instant(at))]
+    request = ask({"model": name, "messages": said, **fields})
+
+    def outcome(target: Deployment) -> Any:
+        try:
+            found = sanitise(request, route, client, target, cap)
+        except InvalidRequest as refusal:
+            return refusal.message
+        return json.dumps(found.body), found._replace(body={})
+
+    fresh = outcome(replace(REMEMBERING[place]))
+    assert [outcome(REMEMBERING[place]), outcome(REMEMBERING[place])] == [fresh, fresh]
