@@ -22,6 +22,8 @@ from gateway.request import ChatRequest
 _encode = Encoder().encode
 # Digests that are kept in all: some 16 bytes each.
 MOST: Final = 500_000
+# Bytes of a prompt of which hosts cache nothing, so that nothing of it can be lost: less than 64 tokens.
+LEAST: Final = 200
 # What a prompt counts beside its digests, threads of one session (agents talk side by side), lists of tools that are remembered.
 _BESIDE, _THREADS, _TOOLS = 40, 4, 512
 # Parts of equal size that show two prompts to be of one conversation: so many, or so many bytes of them.
@@ -86,7 +88,7 @@ class Breaks:
 
         `prints` are those of the request's own tools and messages, `tokens` its prompt.
         """
-        if not prints.digests:
+        if prints.size < LEAST:
             return None
         new = _made(prints, request)
         if prints.tools:

@@ -49,6 +49,8 @@ class Outlook(NamedTuple):
     pauses: tuple[float, ...] = ()
     context: tuple[str, int] = ("", 0)
     version: int = 0
+    others: float = 0.0
+    shared: int = 0
 
 
 NOTHING_MORE: Final = Outlook(0.0, 0, 0, 0.0)
@@ -77,13 +79,15 @@ class _Record:
 class _Habits:
     """What one kind of conversation does: its records, and the figures that follow from them."""
 
-    __slots__ = ("all", "changes", "fresh", "grown", "pause", "pauses", "repeats", "sums", "table", "turns", "version")
+    __slots__ = ("all", "changes", "fresh", "grown", "pause", "pauses", "repeats", "sums", "starts", "table", "turns", "version")
 
     def __init__(self) -> None:
         self.all = _Record()
         self.turns: dict[int, _Record] = {}
         # Fading sums over turns that followed another: turns, tokens before, of them repeated, tokens that were new.
         self.sums = [0.0, 0.0, 0.0, 0.0]
+        # Fading sums over first turns: how many, how many of them began as one before, tokens that those had in common with it.
+        self.starts = [0.0, 0.0, 0.0]
         self.changes = 0
         self.fresh = -1
         self.version = 0
@@ -99,6 +103,12 @@ class _Habits:
         if record is None:
             record = self.turns[at] = _Record()
         return self.all, record
+
+    def began(self, known: int) -> None:
+        starts = self.starts
+        if starts[0] >= 128:
+            starts = [value / 2 for value in starts]
+        self.starts = [starts[0] + 1, starts[1] + (known > 0), starts[2] + known]
 
     def followed(self, before: int, repeated: int, new: int) -> None:
         sums = self.sums
@@ -158,6 +168,7 @@ class Forecast:
         else:
             kind = (key, bisect_left(LENGTHS, tokens))
             habits = self._habits_of(kind)
+            habits.began(known)
         if before is not None:
             # Where it did not go on but began anew, nobody knows whether the earlier one would have.
             before.open = False
@@ -224,7 +235,11 @@ class Forecast:
             self._work_out(habits)
         turns, slope, base = habits.table[min(turn, TURNS)]
         repeated = habits.repeats * (slope * tokens + base)
-        return Outlook(turns, int(repeated), int(habits.grown * turns), habits.pause, habits.pauses, kind, habits.version)
+        number, alike, common = habits.starts
+        others = (alike + 1.0) / (number - alike + 1.0)
+        shared = int(common / alike) if alike else 0
+        new = int(habits.grown * turns)
+        return Outlook(turns, int(repeated), new, habits.pause, habits.pauses, kind, habits.version, others, min(shared, tokens))
 
     def _work_out(self, habits: _Habits) -> None:
         """The figures that follow from the records, by turn: further turns, and the sum of the prompts before them as slope and base."""

@@ -7,6 +7,7 @@ failing costs, and what waiting is worth. Scores are integers of nano; a probabi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import Final, NamedTuple
 
 from gateway.forecast import Outlook
@@ -70,7 +71,7 @@ def rank(
     `begins`: it is the conversation's first turn, at which one in EXPLORED explores; `conversation` decides which. `hurry`: nano of the
     plan's currency that a second until the end of the answer is worth.
     """
-    scored = _scored(rated, outlook, hurry)
+    scored = _scored(rated, outlook, hurry, begins)
     if mode == "order" or len(scored) == 1:
         return scored
     if mode == "fastest":
@@ -85,11 +86,13 @@ def _by_score(one: Ranked) -> tuple[bool, int]:
     return one.score is None, one.score or 0
 
 
-def _scored(rated: Sequence[Rated], outlook: Outlook, hurry: int) -> list[Ranked]:
+def _scored(rated: Sequence[Rated], outlook: Outlook, hurry: int, begins: bool) -> list[Ranked]:
     """Each with its score, in the order that they came in."""
-    costs = [(_now(one, one.prospect.hit), _rest(one, outlook, one.keep.likely)) for one in rated]
-    if len(rated) > 1 and outlook.turns > 0:
-        costs = _leaving(rated, outlook, costs)
+    weighed = len(rated) > 1 and outlook.turns > 0
+    laters = _laters(rated, outlook) if weighed else [_rest(one, outlook, one.keep.likely) for one in rated]
+    if weighed and begins and outlook.shared > 0:
+        laters = list(map(add, laters, _lost(rated, outlook, laters)))
+    costs = [(_now(one, one.prospect.hit), later) for one, later in zip(rated, laters, strict=True)]
     scores = [_converted(one, now + later) for one, (now, later) in zip(rated, costs, strict=True)]
     if hurry:
         scores = [None if score is None else score + int(_seconds(one) * hurry) for one, score in zip(rated, scores, strict=True)]
@@ -108,49 +111,109 @@ def _now(one: Rated, cached: int) -> int:
     return cost(one.rates, cached, prompt - cached, answer)
 
 
-def _leaving(rated: Sequence[Rated], outlook: Outlook, costs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The costs, in which a cache that turns out to be unsound is left after one turn where that is cheaper than to stay.
+def _turns(one: Rated, rates: Rates, outlook: Outlook, kept: float) -> int:
+    """What all turns to come cost at these rates where this share of what repeats is cached."""
+    turns, repeated, new, *_ = outlook
+    hit = int(repeated * kept)
+    return cost(rates, hit, repeated - hit + new, int(turns * one.prospect.output))
 
-    So a doubt costs one turn, and not one in each of them: who knows nothing of a place loses little by finding out.
-    """
-    if all(one.keep.trust in (0.0, 1.0) for one in rated):
-        return costs
-    # What going over later costs, in the plan's currency: the prompt read anew, and the rest there.
-    moves = sorted(
-        [
-            (moved, number)
-            for number, (one, (_, later)) in enumerate(zip(rated, costs, strict=True))
-            if (moved := _converted(one, later + one.prospect.prompt * (one.rates.cache_miss - one.rates.cache_hit) // _MILLION)) is not None
-        ]
-    )[:2]
-    found = []
-    for number, (one, (now, later)) in enumerate(zip(rated, costs, strict=True)):
-        keep = one.keep
-        other = next((moved for moved, at in moves if at != number), None)
-        if 0.0 < keep.trust < 1.0 and other is not None and one.rate is not None:
-            numerator, denominator = one.rate
-            bad, share = _rest(one, outlook, keep.doubted), min(_MILLION, int(_MILLION / outlook.turns))
-            left = (bad * share + other * denominator // numerator * (_MILLION - share)) // _MILLION
-            doubt = _MILLION - int(keep.trust * _MILLION)
-            good = _rest(one, outlook, keep.sound)
-            later = good + (min(bad, left) - good) * doubt // _MILLION
-        found.append((now, later))
-    return found
+
+def _early(one: Rated, outlook: Outlook) -> int:
+    """Millionths of the turns to come that come before the next edge of its price windows: one pause after another."""
+    if one.later_rates is None or one.edge is None:
+        return _MILLION
+    return min(_MILLION, int(one.edge * _MILLION / max(1.0, outlook.pause * outlook.turns)))
 
 
 def _rest(one: Rated, outlook: Outlook, kept: float) -> int:
-    """What the rest of the conversation costs at one place where this share of what repeats is cached."""
-    turns, repeated, new, pause, *_ = outlook
-    if turns <= 0:
+    """What the rest of the conversation costs where all of it stays."""
+    if outlook.turns <= 0:
         return 0
-    rates, hit, output = one.rates, int(repeated * kept), int(turns * one.prospect.output)
-    miss = repeated - hit + new
-    if one.later_rates is None or one.edge is None:
-        return cost(rates, hit, miss, output)
-    # Turns come one pause after another: those before the edge are priced as now, those behind it as then.
-    before = min(1.0, one.edge / max(1.0, pause * turns))
-    early = int(hit * before), int(miss * before), int(output * before)
-    return cost(rates, *early) + cost(one.later_rates, hit - early[0], miss - early[1], output - early[2])
+    now, early = _turns(one, one.rates, outlook, kept), _early(one, outlook)
+    if early == _MILLION or one.later_rates is None:
+        return now
+    return (now * early + _turns(one, one.later_rates, outlook, kept) * (_MILLION - early)) // _MILLION
+
+
+def _laters(rated: Sequence[Rated], outlook: Outlook) -> list[int]:
+    """What the rest of the conversation costs from each place on, in its own currency.
+
+    It need not stay to its end. When a price window begins or ends, it stays or goes on elsewhere, whichever costs less; and a cache that turns
+    out not to be sound is left after one turn. So a doubt costs one turn and not all of them: finding out costs little.
+    """
+    moves = _moves(rated, outlook)
+    first = min(_MILLION, int(_MILLION / outlook.turns))
+    found = []
+    for number, one in enumerate(rated):
+        keep, early = one.keep, _early(one, outlook)
+        other = next((move for move in moves if move[2] != number), None)
+        sound = 0.0 < keep.trust < 1.0
+        later = _moving(one, outlook, keep.sound if sound else keep.likely, early, other)
+        if sound:
+            left = _moving(one, outlook, keep.doubted, early, other)
+            if other is not None:
+                left = min(left, _parted(_turns(one, one.rates, outlook, keep.doubted), first, one, other))
+            later += (left - later) * (_MILLION - int(keep.trust * _MILLION)) // _MILLION
+        found.append(later)
+    return found
+
+
+def _moves(rated: Sequence[Rated], outlook: Outlook) -> list[tuple[int, int, int]]:
+    """The two places where it would be cheapest to go on: (turns to come there, reading the prompt anew, number), in the plan's currency."""
+    found = []
+    for number, one in enumerate(rated):
+        rates = one.later_rates or one.rates
+        turns = _converted(one, _turns(one, rates, outlook, one.keep.likely))
+        anew = _converted(one, one.prospect.prompt * (rates.cache_miss - rates.cache_hit) // _MILLION)
+        if turns is not None and anew is not None:
+            found.append((turns, anew, number))
+    return sorted(found, key=_moved)[:2]
+
+
+def _moved(move: tuple[int, int, int]) -> int:
+    return move[0] + move[1]
+
+
+def _parted(turns: int, early: int, one: Rated, other: tuple[int, int, int]) -> int:
+    """What turns cost of which the first part is here and the rest elsewhere."""
+    there = other[0] * (_MILLION - early) // _MILLION + other[1]
+    assert one.rate is not None
+    return turns * early // _MILLION + (there if one.rate == _SAME else there * one.rate[1] // one.rate[0])
+
+
+def _moving(one: Rated, outlook: Outlook, kept: float, early: int, other: tuple[int, int, int] | None) -> int:
+    """The rest where it is free to go elsewhere at the next edge."""
+    now = _turns(one, one.rates, outlook, kept)
+    if early == _MILLION or one.later_rates is None:
+        return now
+    stays = (now * early + _turns(one, one.later_rates, outlook, kept) * (_MILLION - early)) // _MILLION
+    return stays if other is None or one.rate is None else min(stays, _parted(now, early, one, other))
+
+
+def _lost(rated: Sequence[Rated], outlook: Outlook, laters: Sequence[int]) -> list[int]:
+    """What the conversations to come, which begin as this one, lose if it does not go to each place, in its own currency.
+
+    They will go where they cost the least: where this beginning is cached already, where this request is going to leave it, or anywhere.
+    """
+    shared, least = outlook.shared, None
+    for one, later in zip(rated, laters, strict=True):
+        there = 2 * one.prospect.known >= shared
+        cost = _converted(one, _now(one, int(shared * one.keep.likely) if there else 0) + later)
+        if cost is not None and (least is None or cost < least):
+            least = cost
+    found: list[int | None] = []
+    for one, later in zip(rated, laters, strict=True):
+        keep, trust = one.keep, int(one.keep.trust * _MILLION)
+        costs = _converted(one, _now(one, int(shared * keep.sound)) + later), _converted(one, _now(one, int(shared * keep.doubted)) + later)
+        if costs[0] is None or costs[1] is None or least is None:
+            found.append(None)
+            continue
+        found.append((min(costs[0], least) * trust + min(costs[1], least) * (_MILLION - trust)) // _MILLION)
+    best = min([cost for cost in found if cost is not None], default=0)
+    return [
+        0 if cost is None or one.rate is None else int(outlook.others * (cost - best)) * one.rate[1] // one.rate[0]
+        for one, cost in zip(rated, found, strict=True)
+    ]
 
 
 def _converted(one: Rated, nano: int) -> int | None:
@@ -189,21 +252,19 @@ def _stayed(rated: Sequence[Rated], ordered: list[Ranked]) -> list[Ranked]:
 
 
 def _explored(rated: Sequence[Rated], outlook: Outlook, ordered: list[Ranked]) -> list[Ranked]:
-    """First the one that would be the cheapest if its cache were as good as what is known still allows.
+    """First the one that would be the cheapest if every cache were as good as what is known of it still allows.
 
-    That is: as sure as its record lets hope, and with everything in it that any other place has been sent, as after one request there.
+    That is: as sure as its record lets hope, and with everything in it that any place has been sent, as after one request there.
     """
-    best = ordered[0].score
     known = max(one.prospect.known for one in rated)
     hopes = []
     for at, one in enumerate(ordered):
         candidate = rated[one.number]
-        if at and one.score is not None:
+        if one.score is not None:
             hoped = max(candidate.prospect.hit, int(min(known, candidate.prospect.prompt - 1) * candidate.keep.soon))
-            least = _now(candidate, hoped) + _rest(candidate, outlook, candidate.keep.hoped)
-            hopes.append((_converted(candidate, least) or 0, at))
-    hope, at = min(hopes, default=(0, 0))
-    if at == 0 or best is None or hope >= best:
+            hopes.append((_converted(candidate, _now(candidate, hoped) + _rest(candidate, outlook, candidate.keep.hoped)) or 0, at))
+    _, at = min(hopes, default=(0, 0))
+    if at == 0:
         return ordered
     return [ordered[at]._replace(why=TRIED), *ordered[:at], *ordered[at + 1 :]]
 

@@ -382,7 +382,7 @@ def test_the_shipped_policies_load_fast(shipped: Policies) -> None:
     again = load(default_folder())
 
     # 0.02 s of CPU; the limit only catches a loader that became slow by an order of magnitude.
-    assert process_time() - begun < 0.5
+    assert process_time() - begun < 1
     assert again.digest == shipped.digest
 
 
