@@ -30,6 +30,8 @@ CAUTION: Final = 24.0
 REMEMBERED: Final = 600.0
 # The most that is believed: hardly any conversation goes on for more than 100 turns from where it is.
 SURELY: Final = 0.99
+# Seconds for which hosts and prices are taken to stay as they are.
+SOON: Final = 3600.0
 CONVERSATIONS, CONTEXTS = 20_000, 512
 # Tokens of a first prompt, by class.
 LENGTHS: Final = (1_000, 4_000, 16_000, 48_000)
@@ -86,8 +88,8 @@ class _Habits:
         self.turns: dict[int, _Record] = {}
         # Fading sums over turns that followed another: turns, tokens before, of them repeated, tokens that were new.
         self.sums = [0.0, 0.0, 0.0, 0.0]
-        # Fading sums over first turns: how many, how many of them began as one before, tokens that those had in common with it.
-        self.starts = [0.0, 0.0, 0.0]
+        # Fading sums over first turns: how many, how many of them began as one before; of these, tokens in common, seconds in between.
+        self.starts = [0.0, 0.0, 0.0, 0.0]
         self.changes = 0
         self.fresh = -1
         self.version = 0
@@ -104,11 +106,20 @@ class _Habits:
             record = self.turns[at] = _Record()
         return self.all, record
 
-    def began(self, known: int) -> None:
+    def began(self, known: int, idle: float) -> None:
         starts = self.starts
         if starts[0] >= 128:
             starts = [value / 2 for value in starts]
-        self.starts = [starts[0] + 1, starts[1] + (known > 0), starts[2] + known]
+        self.starts = [starts[0] + 1, starts[1] + 1, starts[2] + known, starts[3] + idle] if known else [starts[0] + 1, *starts[1:]]
+
+    def alike(self, tokens: int, turns: float) -> tuple[float, int]:
+        """How many more conversations will soon begin as this one, and with how many tokens in common."""
+        number, alike, common, between = self.starts
+        if not alike:
+            return 0.0, 0
+        # What was used in between are their later turns too.
+        soon = SOON * alike / max(1.0, between) / (1.0 + turns)
+        return min((alike + 1.0) / (number - alike + 1.0), soon), min(tokens, int(common / alike))
 
     def followed(self, before: int, repeated: int, new: int) -> None:
         sums = self.sums
@@ -157,8 +168,8 @@ class Forecast:
         if found is not None:
             found.place = place
 
-    def seen(self, key: str, conversation: int, turn: int, at: float, place: str, tokens: int, known: int) -> None:
-        """A request was dispatched: `tokens` of prompt, of which `known` had been sent to this place before."""
+    def seen(self, key: str, conversation: int, turn: int, at: float, place: str, tokens: int, known: int, idle: float = 0.0) -> None:
+        """A request was dispatched: `tokens` of prompt, of which `known` had been sent to this place `idle` seconds before."""
         if at >= self._due:
             self._sweep(at)
         before = self._conversations.pop(conversation, None)
@@ -168,7 +179,7 @@ class Forecast:
         else:
             kind = (key, bisect_left(LENGTHS, tokens))
             habits = self._habits_of(kind)
-            habits.began(known)
+            habits.began(known, idle)
         if before is not None:
             # Where it did not go on but began anew, nobody knows whether the earlier one would have.
             before.open = False
@@ -235,11 +246,9 @@ class Forecast:
             self._work_out(habits)
         turns, slope, base = habits.table[min(turn, TURNS)]
         repeated = habits.repeats * (slope * tokens + base)
-        number, alike, common = habits.starts
-        others = (alike + 1.0) / (number - alike + 1.0)
-        shared = int(common / alike) if alike else 0
+        others, shared = habits.alike(tokens, turns)
         new = int(habits.grown * turns)
-        return Outlook(turns, int(repeated), new, habits.pause, habits.pauses, kind, habits.version, others, min(shared, tokens))
+        return Outlook(turns, int(repeated), new, habits.pause, habits.pauses, kind, habits.version, others, shared)
 
     def _work_out(self, habits: _Habits) -> None:
         """The figures that follow from the records, by turn: further turns, and the sum of the prompts before them as slope and base."""

@@ -245,7 +245,7 @@ class Foresight:
         """It was dispatched there: known from now on. With a prospect that was weighed it also teaches how conversations go on."""
         self.index.note(place, prints, ask.at)
         if prospect is not None and prospect.weighed:
-            self._forecast.seen(ask.key, ask.conversation, ask.turn, ask.at, place.name, prospect.prompt, prospect.known)
+            self._forecast.seen(ask.key, ask.conversation, ask.turn, ask.at, place.name, prospect.prompt, prospect.known, prospect.idle)
         if self.share is not None and prints.digests:
             self.share(_pack(_Message(place.name, place.cache.mode == "units", ask.at, packed(prints.digests))))
 

@@ -23,7 +23,6 @@ from gateway.host_errors import overflow, refusal, refused
 from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
-from gateway.reasoning import text_of
 from gateway.recall.port import Said
 from gateway.receipts import Journey
 from gateway.relay import WHOLE_LIMIT, collect, hear_out, pump
@@ -306,16 +305,18 @@ class WholeReply(Reply):
 
     @property
     def said(self) -> Said | None:
-        choices = objects(self._body.get("choices"))
-        if len(choices) != 1:
+        choices = self._body.get("choices")
+        if type(choices) is not list or len(choices) != 1:
             return None
-        message = choices[0]["message"]
-        reasoning, content = text_of(message), message.get("content")
-        if not reasoning or not isinstance(content, str | None):
+        # Normalised by now: it has a message, and its reasoning under this name.
+        message: dict[str, Any] = choices[0]["message"]
+        reasoning, content = message.get("reasoning_content"), message.get("content") or ""
+        if not reasoning or not isinstance(reasoning, str) or not isinstance(content, str):
             return None
-        if len(reasoning) + len(content or "") > SAID_LIMIT:
+        if len(reasoning) + len(content) > SAID_LIMIT:
             return None
-        return Said(content or "", reasoning, tuple(objects(message.get("tool_calls"))))
+        calls = message.get("tool_calls")
+        return Said(content, reasoning, tuple(objects(calls)) if calls else ())
 
     async def _take(self, answer: Answer) -> None:
         raw = await collect(answer, self._watch, blanks=self._keep_alive)

@@ -32,6 +32,8 @@ _IDLES: Final = tuple(2.0 ** (at / 1.2) - 1.0 for at in range(BUCKETS))
 # What is worked out holds for so many answers, or until they were together so many prefixes off.
 _STALE, _OFF = 16, 0.1
 _GROWN: Final = 1e6
+# The share of a prefix from which it was found as a whole: hosts cut it into blocks, and count them otherwise than we do.
+WHOLE: Final = 0.7
 
 
 def bucket(idle: float) -> int:
@@ -61,13 +63,17 @@ SOUND = 6.0
 class Survival:
     """One place's record. Figures are shares of a known prefix, between 0 and 1."""
 
-    __slots__ = ("_all", "_cache", "_grown", "_hits", "_means", "_met", "_misses", "_off", "_silent", "_since", "_spoke", "_trusts", "_tried", "beyond", "version")
+    __slots__ = ("_all", "_cache", "_grown", "_fit", "_found", "_hits", "_lost", "_means", "_met", "_misses", "_off", "_silent", "_since", "_spoke", "_trusts", "_tried", "beyond", "version")
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         # By pause: the weights of what was hit and missed, times what all weights have lost since the first.
         self._hits = [0.0] * BUCKETS
         self._misses = [0.0] * BUCKETS
+        # Of the misses those of a whole prefix; and how much of the others is hit, whose end the host counts otherwise than we do.
+        self._lost = [0.0] * BUCKETS
+        self._found = (FULL * 1.0, FULL * 1.0)
+        self._fit = SURE
         self._grown = 1.0
         # Over all pauses: what was hit, and what the prior alone would have foretold.
         self._all = [DOUBT_ALL, DOUBT_ALL]
@@ -102,7 +108,7 @@ class Survival:
         for at, idle in enumerate(_IDLES):
             # What was found after a longer pause would have been found after this one; what was missed after a shorter one, not.
             hits, misses = self._hits[at] / grown, self._misses[at] / grown
-            against += misses
+            against += self._lost[at] / grown
             odds = log(sound(cache, idle)) + confirmed * _HIT + against * _MISS
             odds -= lgamma(2.0 + confirmed) + lgamma(1.0 + against) - lgamma(3.0 + confirmed + against) + _LOG_2
             confirmed = max(0.0, confirmed - hits)
@@ -116,7 +122,7 @@ class Survival:
         if self._cache.mode == "none" or self.mute:
             return 0.0
         at = bucket(idle)
-        return self._trusts[at] * SURE + (1.0 - self._trusts[at]) * self._means[at]
+        return self._trusts[at] * self._fit + (1.0 - self._trusts[at]) * self._means[at]
 
     def hope(self, idle: float) -> float:
         """The largest share that the record does not speak against: two deviations above the mean."""
@@ -133,7 +139,7 @@ class Survival:
         at = bucket(idle)
         trust, doubted = self._trusts[0], self._means[at]
         held = self._trusts[at] / trust if trust > 0.0 else 0.0
-        return trust, held * SURE + (1.0 - held) * doubted, doubted
+        return trust, held * self._fit + (1.0 - held) * doubted, doubted
 
     def learn(self, steps: tuple[tuple[int, float], ...], hit: int) -> None:
         """An answer whose host reported `hit` cached tokens.
@@ -144,24 +150,30 @@ class Survival:
         for index, (tokens, idle) in enumerate(steps):
             below = steps[index + 1][0] if index + 1 < len(steps) else 0
             if tokens > below:
-                self._note(idle, min(1.0, max(0.0, (hit - below) / (tokens - below))), min(1.0, (tokens - below) / FULL))
+                self._note(idle, tokens - below, min(1.0, max(0.0, (hit - below) / (tokens - below))))
         self._grown /= FADED
         if self._grown > _GROWN:
             self._hits = [weight / self._grown for weight in self._hits]
             self._misses = [weight / self._grown for weight in self._misses]
+            self._lost = [weight / self._grown for weight in self._lost]
             self._grown = 1.0
         self._since += 1
         if self._off > _OFF or self._since > min(_STALE, self._tried / 8):
             self._work_out()
 
-    def _note(self, idle: float, share: float, weight: float) -> None:
-        at = bucket(idle)
+    def _note(self, idle: float, tokens: int, share: float) -> None:
+        at, weight = bucket(idle), min(1.0, tokens / FULL)
         self._off += weight * abs(share - self.mean(idle))
         self._tried += weight
         kept, grown = KEPT**weight / FADED ** weight, weight * self._grown
         self._hits[at] = self._hits[at] * kept + grown * share
         self._misses[at] = self._misses[at] * kept + grown * (1.0 - share)
+        self._lost[at] = self._lost[at] * kept + (grown if share < WHOLE else 0.0)
         kept = KEPT_ALL**weight
+        if share >= WHOLE:
+            hit, known = self._found
+            self._found = hit, known = hit * KEPT_ALL + tokens * share, known * KEPT_ALL + tokens
+            self._fit = SURE * hit / known
         met, foretold = self._met
         self._met = [met * kept + weight * share, foretold * kept + weight * prior(self._cache, idle)]
         self._all = [self._met[0] + DOUBT_ALL, self._met[1] + DOUBT_ALL]
