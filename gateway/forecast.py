@@ -41,7 +41,7 @@ class Outlook(NamedTuple):
     """What is expected of the further turns of one conversation, summed over them: tokens that repeat an earlier prompt, and new ones.
 
     `turns` is their expected number, `pause` the mean seconds between two, `pauses` the chances of the pauses in MIDDLES, given that
-    there is another turn.
+    there is another turn. `others`: how many more conversations will soon begin with the same `shared` tokens.
     """
 
     turns: float
@@ -81,7 +81,7 @@ class _Record:
 class _Habits:
     """What one kind of conversation does: its records, and the figures that follow from them."""
 
-    __slots__ = ("all", "changes", "fresh", "grown", "pause", "pauses", "repeats", "sums", "starts", "table", "turns", "version")
+    __slots__ = ("all", "changes", "fresh", "grown", "pause", "pauses", "repeats", "starts", "sums", "table", "turns", "version")
 
     def __init__(self) -> None:
         self.all = _Record()
@@ -155,7 +155,7 @@ class Forecast:
         self._whole = _Habits()
         # Open turns by the pause that they wait through, each queue in order of time.
         self._waiting: tuple[deque[_Turn], ...] = tuple(deque() for _ in EDGES)
-        self._due = 0.0
+        self._due = self._latest = 0.0
 
     def place(self, conversation: int) -> str:
         """Where the conversation's latest request went; "" where none is known."""
@@ -172,6 +172,10 @@ class Forecast:
         """A request was dispatched: `tokens` of prompt, of which `known` had been sent to this place `idle` seconds before."""
         if at >= self._due:
             self._sweep(at)
+        if at >= self._latest:
+            self._latest = at
+        elif at < self._latest - EDGES[-1]:
+            self._restart(at)
         before = self._conversations.pop(conversation, None)
         if before is not None and turn > before.turn:
             self._went_on(before, at, place, tokens, known)
@@ -186,7 +190,7 @@ class Forecast:
         elif len(self._conversations) >= self._most:
             self._conversations.pop(next(iter(self._conversations))).open = False
         now = self._conversations[conversation] = _Turn(turn, at, tokens, place, kind, habits)
-        self._waiting[0].append(now)
+        self._wait(now, 0)
         self._due = min(self._due, at + EDGES[0])
 
     def _went_on(self, before: _Turn, at: float, place: str, tokens: int, known: int) -> None:
@@ -221,9 +225,26 @@ class Forecast:
         turn.habits.changes += 1
         turn.step = step + 1
         if turn.step < len(EDGES):
-            self._waiting[turn.step].append(turn)
+            self._wait(turn, turn.step)
         else:
             turn.open = False
+
+    def _wait(self, turn: _Turn, step: int) -> None:
+        queue = self._waiting[step]
+        queue.append(turn)
+        if len(queue) > 2 * self._most:
+            # Whatever the clock does: of each conversation only one turn is open.
+            left = [waiting for waiting in queue if waiting.open]
+            queue.clear()
+            queue.extend(left)
+
+    def _restart(self, at: float) -> None:
+        """The clock was set back by more than any pause: what is open can no longer be told apart by its time."""
+        for turn in self._conversations.values():
+            turn.open = False
+        for queue in self._waiting:
+            queue.clear()
+        self._due = self._latest = at
 
     def _habits_of(self, kind: tuple[str, int]) -> _Habits:
         found = self._habits.pop(kind, None) or _Habits()

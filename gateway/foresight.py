@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from hashlib import blake2b
+from math import isfinite
 from operator import mul
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ import msgspec
 
 from gateway.forecast import MIDDLES, Forecast, Outlook
 from gateway.hosts import Deployment
-from gateway.prefix import NO_MATCH, Index, Match, Place, Prints, packed, prints, unpacked
+from gateway.prefix import AGE, NO_MATCH, Index, Match, Place, Prints, packed, prints, unpacked
 from gateway.request import Caller, ChatRequest
 from gateway.survival import SURE, Survival
 from gateway.tokens import Calibration
@@ -30,6 +31,8 @@ GUESS, REMEMBERED = 2.0, 64.0
 PAIRS, TEAMS, PLACES = 4096, 1024, 8192
 # Seconds that are a short pause.
 SOON: Final = 30.0
+# Seconds by which the clocks of two replicas may differ.
+AHEAD: Final = 60.0
 # Characters of the first question that tell one conversation from another.
 _QUESTION = 4096
 
@@ -46,6 +49,11 @@ class Ask(NamedTuple):
     turn: int
     at: float
     hashed: dict[tuple[int, int], tuple[Any, Any, Prints]] | None = None
+
+    @property
+    def draw(self) -> int:
+        """A number like none before it, to draw lots with; an app may send one name of a session with all its conversations."""
+        return hash((self.conversation, self.at))
 
 
 class Prospect(NamedTuple):
@@ -68,7 +76,10 @@ class Prospect(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """The share of a prompt that will probably still be cached at a place at the next turn; the most to be hoped for then, and soon."""
+    """The share of a prompt that will probably still be cached at a place at the next turn; the most to be hoped for then, and soon.
+
+    `trust`: how surely its cache is sound; `sound` and `doubted`: the share if it is, and if it is not. `likely` is between the two.
+    """
 
     likely: float
     hoped: float
@@ -233,6 +244,8 @@ class Foresight:
             sound += share * kept
             doubted += share * left
         likely = trust * sound + (1.0 - trust) * doubted
+        if trust > SURE:
+            trust = 1.0
         found = Keep(min(SURE, likely), min(SURE, hoped), min(SURE, survival.hope(SOON)), trust, min(SURE, sound), min(SURE, doubted))
         self._keeps[at] = (survival.version, outlook.version, found)
         return found
@@ -249,12 +262,17 @@ class Foresight:
         if self.share is not None and prints.digests:
             self.share(_pack(_Message(place.name, place.cache.mode == "units", ask.at, packed(prints.digests))))
 
-    def hear(self, message: bytes) -> None:
-        """What another replica sent; raises ValueError for anything that is no such message."""
+    def hear(self, message: bytes, now: float | None = None) -> None:
+        """What another replica sent; raises ValueError for anything that is no such message, or of a time that it cannot be from.
+
+        `now`: seconds since 1970, by this gateway's clock; None: any time is believed.
+        """
         try:
             heard = _unpack(message)
         except msgspec.MsgspecError as error:
             raise ValueError("not a message of another gateway") from error
+        if not isfinite(heard.at) or (now is not None and not now - AGE <= heard.at <= now + AHEAD):
+            raise ValueError("not a message of another gateway: its time is wrong")
         self.index.add(heard.place, unpacked(heard.digests), heard.at, heard.units)
 
     def learn(self, ask: Ask, place: Place, prints: Prints, prospect: Prospect, usage: Usage, answers: int = 1, ended: bool = True) -> None:

@@ -18,6 +18,8 @@ from gateway.money import Rates, cost
 HYSTERESIS: Final = 5
 # One in so many conversations may begin where most is to be hoped for: 0.8 %.
 EXPLORED: Final = 128
+# Of the requests that fail, one in so many is charged all the same: time-outs and broken streams are, refusals are not.
+CHARGED: Final = 4
 UNCOMPARABLE: Final = "no rate to compare its price by"
 STAYS: Final = "warm, and no other is cheaper by enough"
 TRIED: Final = "tried: its cache may be better than what is known of it"
@@ -111,11 +113,16 @@ def _now(one: Rated, cached: int) -> int:
     return cost(one.rates, cached, prompt - cached, answer)
 
 
-def _turns(one: Rated, rates: Rates, outlook: Outlook, kept: float) -> int:
-    """What all turns to come cost at these rates where this share of what repeats is cached."""
-    turns, repeated, new, *_ = outlook
-    hit = int(repeated * kept)
-    return cost(rates, hit, repeated - hit + new, int(turns * one.prospect.output))
+class _Line(NamedTuple):
+    """What all turns to come cost at one place, in millionths of nano: `base`, less `gap` for each token that is a hit."""
+
+    base: int
+    gap: int
+
+
+def _line(one: Rated, rates: Rates, outlook: Outlook) -> _Line:
+    miss = rates.cache_miss
+    return _Line((outlook.repeated + outlook.new) * miss + int(outlook.turns * one.prospect.output) * rates.output, miss - rates.cache_hit)
 
 
 def _early(one: Rated, outlook: Outlook) -> int:
@@ -129,65 +136,73 @@ def _rest(one: Rated, outlook: Outlook, kept: float) -> int:
     """What the rest of the conversation costs where all of it stays."""
     if outlook.turns <= 0:
         return 0
-    now, early = _turns(one, one.rates, outlook, kept), _early(one, outlook)
+    hit, early = int(outlook.repeated * kept), _early(one, outlook)
+    base, gap = _line(one, one.rates, outlook)
     if early == _MILLION or one.later_rates is None:
-        return now
-    return (now * early + _turns(one, one.later_rates, outlook, kept) * (_MILLION - early)) // _MILLION
+        return -(-(base - hit * gap) // _MILLION)
+    then, less = _line(one, one.later_rates, outlook)
+    return -(-((base - hit * gap) * early + (then - hit * less) * (_MILLION - early)) // _MILLION**2)
 
 
 def _laters(rated: Sequence[Rated], outlook: Outlook) -> list[int]:
     """What the rest of the conversation costs from each place on, in its own currency.
 
-    It need not stay to its end. When a price window begins or ends, it stays or goes on elsewhere, whichever costs less; and a cache that turns
-    out not to be sound is left after one turn. So a doubt costs one turn and not all of them: finding out costs little.
+    It need not stay to its end. When a price window begins or ends, it stays or goes on elsewhere, whichever costs less; and a cache that
+    turns out not to be sound is left after one turn. So a doubt costs one turn and not all of them: finding out costs little.
     """
-    moves = _moves(rated, outlook)
-    first = min(_MILLION, int(_MILLION / outlook.turns))
+    repeated = outlook.repeated
+    first = _MILLION if outlook.turns <= 1.0 else int(_MILLION / outlook.turns)
+    lines = [_line(one, one.rates, outlook) for one in rated]
+    moves = _moves(rated, outlook, lines)
     found = []
-    for number, one in enumerate(rated):
-        keep, early = one.keep, _early(one, outlook)
-        other = next((move for move in moves if move[2] != number), None)
-        sound = 0.0 < keep.trust < 1.0
-        later = _moving(one, outlook, keep.sound if sound else keep.likely, early, other)
-        if sound:
-            left = _moving(one, outlook, keep.doubted, early, other)
-            if other is not None:
-                left = min(left, _parted(_turns(one, one.rates, outlook, keep.doubted), first, one, other))
-            later += (left - later) * (_MILLION - int(keep.trust * _MILLION)) // _MILLION
-        found.append(later)
+    for number, (one, (base, gap)) in enumerate(zip(rated, lines, strict=True)):
+        _, _, _, trust, sound, doubted = one.keep
+        unsure = 0.0 < trust < 1.0
+        good = base - int(repeated * (sound if unsure else one.keep.likely)) * gap
+        bad = base - int(repeated * doubted) * gap if unsure else good
+        other = moves[0] if moves and moves[0][3] != number else moves[1] if len(moves) > 1 else None
+        if other is not None and (unsure or one.later_rates is not None):
+            good, bad = _freely(one, outlook, (good, bad), first if unsure else _MILLION, other)
+        elif one.later_rates is not None:
+            good = bad = _rest(one, outlook, one.keep.likely) * _MILLION
+        if unsure:
+            good += (bad - good) * (_MILLION - int(trust * _MILLION)) // _MILLION
+        found.append(-(-good // _MILLION))
     return found
 
 
-def _moves(rated: Sequence[Rated], outlook: Outlook) -> list[tuple[int, int, int]]:
-    """The two places where it would be cheapest to go on: (turns to come there, reading the prompt anew, number), in the plan's currency."""
+def _moves(rated: Sequence[Rated], outlook: Outlook, lines: Sequence[_Line]) -> list[tuple[int, int, int, int]]:
+    """The two places where it would be cheapest to go on, in the plan's currency: (both, turns there, reading the prompt anew, number)."""
     found = []
-    for number, one in enumerate(rated):
-        rates = one.later_rates or one.rates
-        turns = _converted(one, _turns(one, rates, outlook, one.keep.likely))
-        anew = _converted(one, one.prospect.prompt * (rates.cache_miss - rates.cache_hit) // _MILLION)
-        if turns is not None and anew is not None:
-            found.append((turns, anew, number))
-    return sorted(found, key=_moved)[:2]
+    for number, (one, (base, gap)) in enumerate(zip(rated, lines, strict=True)):
+        if one.rate is None:
+            continue
+        if one.later_rates is not None:
+            base, gap = _line(one, one.later_rates, outlook)
+        turns, anew = base - int(outlook.repeated * one.keep.likely) * gap, one.prospect.prompt * gap
+        if one.rate != _SAME:
+            turns, anew = turns * one.rate[0] // one.rate[1], anew * one.rate[0] // one.rate[1]
+        found.append((turns + anew, turns, anew, number))
+    found.sort()
+    return found[:2]
 
 
-def _moved(move: tuple[int, int, int]) -> int:
-    return move[0] + move[1]
-
-
-def _parted(turns: int, early: int, one: Rated, other: tuple[int, int, int]) -> int:
-    """What turns cost of which the first part is here and the rest elsewhere."""
-    there = other[0] * (_MILLION - early) // _MILLION + other[1]
-    assert one.rate is not None
-    return turns * early // _MILLION + (there if one.rate == _SAME else there * one.rate[1] // one.rate[0])
-
-
-def _moving(one: Rated, outlook: Outlook, kept: float, early: int, other: tuple[int, int, int] | None) -> int:
-    """The rest where it is free to go elsewhere at the next edge."""
-    now = _turns(one, one.rates, outlook, kept)
-    if early == _MILLION or one.later_rates is None:
-        return now
-    stays = (now * early + _turns(one, one.later_rates, outlook, kept) * (_MILLION - early)) // _MILLION
-    return stays if other is None or one.rate is None else min(stays, _parted(now, early, one, other))
+def _freely(one: Rated, outlook: Outlook, here: tuple[int, int], first: int, other: tuple[int, int, int, int]) -> tuple[int, int]:
+    """The rest in a sound cache and in another, if it may go elsewhere at the next edge, and out of an unsound one after `first` of it."""
+    good, bad = here
+    _, there, anew, _ = other
+    if one.rate is not None and one.rate != _SAME:
+        there, anew = there * one.rate[1] // one.rate[0], anew * one.rate[1] // one.rate[0]
+    left = (bad * first + there * (_MILLION - first)) // _MILLION + anew if first < _MILLION else bad
+    early = _early(one, outlook)
+    if one.later_rates is not None and early < _MILLION:
+        base, gap = _line(one, one.later_rates, outlook)
+        keep, late = one.keep, _MILLION - early
+        leaves = there * late // _MILLION + anew
+        likely, doubted = (keep.sound, keep.doubted) if 0.0 < keep.trust < 1.0 else (keep.likely, keep.likely)
+        good = good * early // _MILLION + min((base - int(outlook.repeated * likely) * gap) * late // _MILLION, leaves)
+        bad = bad * early // _MILLION + min((base - int(outlook.repeated * doubted) * gap) * late // _MILLION, leaves)
+    return good, min(bad, left)
 
 
 def _lost(rated: Sequence[Rated], outlook: Outlook, laters: Sequence[int]) -> list[int]:
@@ -195,25 +210,35 @@ def _lost(rated: Sequence[Rated], outlook: Outlook, laters: Sequence[int]) -> li
 
     They will go where they cost the least: where this beginning is cached already, where this request is going to leave it, or anywhere.
     """
-    shared, least = outlook.shared, None
+    shared = outlook.shared
+    # What this request and the rest cost without any cached token, and how much less with the shared ones cached.
+    colds, hits = [], []
     for one, later in zip(rated, laters, strict=True):
-        there = 2 * one.prospect.known >= shared
-        cost = _converted(one, _now(one, int(shared * one.keep.likely) if there else 0) + later)
-        if cost is not None and (least is None or cost < least):
-            least = cost
-    found: list[int | None] = []
-    for one, later in zip(rated, laters, strict=True):
-        keep, trust = one.keep, int(one.keep.trust * _MILLION)
-        costs = _converted(one, _now(one, int(shared * keep.sound)) + later), _converted(one, _now(one, int(shared * keep.doubted)) + later)
-        if costs[0] is None or costs[1] is None or least is None:
-            found.append(None)
-            continue
-        found.append((min(costs[0], least) * trust + min(costs[1], least) * (_MILLION - trust)) // _MILLION)
-    best = min([cost for cost in found if cost is not None], default=0)
-    return [
-        0 if cost is None or one.rate is None else int(outlook.others * (cost - best)) * one.rate[1] // one.rate[0]
-        for one, cost in zip(rated, found, strict=True)
+        prompt, _, _, answer, *_ = one.prospect
+        rates = one.rates
+        colds.append((prompt * rates.cache_miss + answer * rates.output) // _MILLION + later)
+        hits.append(shared * (rates.cache_miss - rates.cache_hit) // _MILLION)
+    now = [
+        _converted(one, cold - int(hit * one.keep.likely) if 2 * one.prospect.known >= shared else cold)
+        for one, cold, hit in zip(rated, colds, hits, strict=True)
     ]
+    least = min([cost for cost in now if cost is not None], default=0)
+    costs = []
+    for one, cold, hit in zip(rated, colds, hits, strict=True):
+        keep = one.keep
+        good = min(least, _converted(one, cold - int(hit * keep.sound)) or 0)
+        bad = min(least, _converted(one, cold - int(hit * keep.doubted)) or 0)
+        costs.append(bad + int((good - bad) * keep.trust))
+    best = min([cost for cost, one in zip(costs, rated, strict=True) if one.rate is not None], default=0)
+    return [
+        int(outlook.others * (cost - best)) if one.rate == _SAME else _own(one, int(outlook.others * (cost - best)))
+        for one, cost in zip(rated, costs, strict=True)
+    ]
+
+
+def _own(one: Rated, nano: int) -> int:
+    """Nano of the plan's currency in its own; 0 where nobody knows a rate."""
+    return 0 if one.rate is None else nano * one.rate[1] // one.rate[0]
 
 
 def _converted(one: Rated, nano: int) -> int | None:
@@ -224,7 +249,7 @@ def _converted(one: Rated, nano: int) -> int | None:
 
 
 def _with_failures(rated: Sequence[Rated], scores: list[int | None]) -> list[int | None]:
-    """Each score and, with the chance that it fails, what the prompt cost there for nothing and what the best other place then costs."""
+    """Each score and, as often as it fails, what more the best other place costs, and what is charged for nothing."""
     known = sorted([score for score in scores if score is not None])
     if len(known) < 2:
         return scores
@@ -234,8 +259,9 @@ def _with_failures(rated: Sequence[Rated], scores: list[int | None]) -> list[int
         if score is None or one.failing <= 0:
             found.append(score)
             continue
-        wasted = _converted(one, one.prospect.prompt * one.rates.cache_miss // _MILLION) or 0
-        found.append(score + (wasted + (second if score == best else best)) * int(one.failing * _MILLION) // _MILLION)
+        wasted = (_converted(one, _now(one, one.prospect.hit)) or 0) // CHARGED
+        more = wasted + max(0, (second if score == best else best) - score)
+        found.append(score + more * int(one.failing * _MILLION) // _MILLION)
     return found
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.forecast import NOTHING_MORE, Outlook
 from gateway.foresight import Keep, Prospect
 from gateway.money import NANO, Rates, decimal_text, exact_nano
-from gateway.ranking import EXPLORED, HYSTERESIS, STAYS, TRIED, UNCOMPARABLE, Ranked, Rated, rank
+from gateway.ranking import CHARGED, EXPLORED, HYSTERESIS, STAYS, TRIED, UNCOMPARABLE, Ranked, Rated, rank
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "routing.md"
 
@@ -85,14 +85,51 @@ def test_a_cache_that_does_not_keep_is_worth_nothing() -> None:
     assert names(broken, rank(broken, TEN)) == "CBA"
 
 
-def test_what_is_no_longer_cached_goes_to_where_it_costs_the_least() -> None:
-    """Without any cache the rest costs the same wherever it begins; alone, a place keeps its own price."""
-    cold = [one._replace(keep=Keep(0.0, 0.0)) for one in MENU]
-    assert {one.later for one in rank(cold, TEN)} == {rank((MENU[1],), TEN)[0].later}
-    assert rank((cold[0],), TEN)[0].later > rank(cold, TEN)[0].later
-    # In yuan at seven a dollar, the dearer price is what it would be in dollars.
-    yuan = Rated("Y", FIRST, rates("0.98", "3.85", "15.33"), Keep(0.95, 0.97), rate=(1, 7))
-    assert rank((MENU[0], MENU[1]), TEN)[0].score == pytest.approx(rank((yuan, MENU[1]), TEN)[0].score, abs=5)
+def test_a_doubt_costs_one_turn_and_not_all_of_them() -> None:
+    """A cheaper host of which nothing is known is worth a try: if its cache is not sound, the conversation goes on elsewhere."""
+    known, new = rates("0.0042", "0.21", "0.84"), rates("0.003", "0.15", "0.60")
+    sure = Rated("S", FIRST, known, Keep(0.999, 0.999, 0.999, 1.0, 0.999, 0.999))
+    unknown = Rated("U", FIRST, new, Keep(0.97, 0.999, 0.999, 0.86, 0.995, 0.84))
+    assert names((sure, unknown), rank((sure, unknown), TEN)) == "US"
+    # If every turn had to stay, it would be the dearer one.
+    shaky = unknown._replace(keep=Keep(0.68, 0.999, 0.999, 0.6, 0.995, 0.2))
+    good, bad = (rank((unknown._replace(keep=Keep(kept, kept)),), TEN)[0].later for kept in (0.995, 0.2))
+    later = next(one.later for one in rank((shaky, sure), TEN) if one.number == 0)
+    assert later < good * 6 // 10 + bad * 4 // 10
+    elsewhere = rank((sure,), TEN)[0].later * 9 // 10 + 15_000 * (known.cache_miss - known.cache_hit) // 10**6
+    assert later == pytest.approx(good * 0.6 + (bad / 10 + elsewhere) * 0.4, rel=0.001)
+    # What is known to miss is not tried for that.
+    liar = unknown._replace(keep=Keep(0.2, 0.3, 0.3, 0.0, 0.995, 0.2))
+    assert names((sure, liar), rank((sure, liar), TEN)) == "SU"
+    # In yuan at seven a dollar, the same.
+    yuan = unknown._replace(rates=rates("0.021", "1.05", "4.20"), rate=(1, 7))
+    assert rank((sure, yuan), TEN)[0].score == pytest.approx(rank((sure, unknown), TEN)[0].score, abs=10)
+
+
+def test_a_conversation_may_go_on_elsewhere_when_a_window_ends() -> None:
+    """What comes behind the edge costs no more than to move there and then: so nobody moves before it."""
+    dear = rates("1.40", "5.50", "21.90")
+    ends = MENU[0]._replace(later_rates=dear, edge=150.0, warm=True, prospect=Prospect(15_000, 14_000, 14_000, 400))
+    alone, beside = rank((ends,), TEN)[0].later, rank((ends, MENU[2]), TEN)
+    there = MENU[2].prospect.prompt * (C.cache_miss - C.cache_hit) // 10**6
+    half = rank((MENU[0],), TEN)[0].later // 2
+    assert names((ends, MENU[2]), beside) == "AC"
+    assert beside[0].later < alone
+    assert beside[0].later == pytest.approx(half + there + rank((MENU[2],), TEN)[0].later // 2, rel=0.001)
+
+
+def test_what_others_will_share_is_warmed_where_it_is_cheap() -> None:
+    """One request alone is cheaper where nothing is cached; with twenty more that begin alike, it is not."""
+    few, many = (Outlook(0.5, 7_500, 100, 30.0, others=others, shared=14_000) for others in (0.0, 20.0))
+    cached = MENU[0]._replace(keep=Keep(0.999, 0.999, 0.999, 1.0, 0.999, 0.999))
+    menu = (MENU[1], cached._replace(rates=rates("0.14", "0.70", "2.19")))
+    assert names(menu, rank(menu, few, begins=True)) == "BA"
+    assert names(menu, rank(menu, many, begins=True)) == "AB"
+    assert names(menu, rank(menu, many, begins=False)) == "BA"
+    # Where it is cached already, this request changes nothing for them.
+    warm = (menu[0], menu[1]._replace(prospect=Prospect(15_000, 14_000, 0, 400)))
+    plain = [one.score for one in rank(warm, few, begins=True)]
+    assert [one.score for one in rank(warm, many, begins=True)] == plain
 
 
 def test_a_host_that_fails_pays_for_what_another_then_costs() -> None:
@@ -102,7 +139,10 @@ def test_a_host_that_fails_pays_for_what_another_then_costs() -> None:
     best, worse = ranked[0].score, ranked[1].score
     assert best is not None
     assert worse is not None
-    assert worse - best == (15_000 * C.cache_miss // 10**6 + best) * 300_000 // 10**6
+    assert worse - best == ranked[1].now // CHARGED * 300_000 // 10**6
+    # It is worth its price as long as that is lower by more: what fails is served elsewhere.
+    cheap = shaky._replace(rates=B, keep=Keep(0.999, 0.999))
+    assert names((steady, cheap), rank((steady, cheap._replace(rates=rates("0.2", "0.4", "2.00"))), TEN)) == "FS"
     alike = [one._replace(failing=0.3) for one in (shaky, steady)]
     assert [one.score for one in rank(alike, TEN)] == [best, best]
 
@@ -207,7 +247,11 @@ RATED = st.builds(
         st.integers(1, 10**5),
     ),
     st.builds(Rates, *[st.integers(0, 10**11)] * 3),
-    st.builds(lambda a, b: Keep(min(a, b), max(a, b), max(a, b)), st.floats(0, 1), st.floats(0, 1)),
+    st.builds(
+        lambda a, b, trust: Keep(min(a, b) + trust * abs(a - b), max(a, b), max(a, b), trust, max(a, b), min(a, b)),
+        *[st.floats(0, 1)] * 2,
+        st.sampled_from([0.0, 0.3, 0.99, 1.0]),
+    ),
     st.none() | st.builds(Rates, *[st.integers(0, 10**11)] * 3),
     st.none() | st.floats(0, 10**5),
     st.floats(0, 1),
@@ -220,7 +264,15 @@ RATED = st.builds(
 
 @given(
     st.lists(RATED, min_size=1, max_size=8),
-    st.builds(Outlook, st.floats(0, 100), st.integers(0, 10**7), st.integers(0, 10**6), st.floats(0, 10**4)),
+    st.builds(
+        lambda turns, repeated, new, pause, others, shared: Outlook(turns, repeated, new, pause, others=others, shared=shared),
+        st.floats(0, 100),
+        st.integers(0, 10**7),
+        st.integers(0, 10**6),
+        st.floats(0, 10**4),
+        st.floats(0, 200),
+        st.integers(0, 10**6),
+    ),
     st.sampled_from(["cheapest", "order", "fastest"]),
     st.integers(0, 2**64 - 1),
     st.booleans(),
