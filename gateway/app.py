@@ -39,6 +39,7 @@ from gateway.ledger.spool import Spool
 from gateway.ledger.sqlite import SqliteStore
 from gateway.ledger.steward import Steward
 from gateway.metrics import Metrics
+from gateway.notices import Notices
 from gateway.policies import Policies, default_folder
 from gateway.policy_watch import PolicyStore
 from gateway.ports import Ports
@@ -48,7 +49,7 @@ from gateway.recall.port import Recall
 from gateway.recall.redis import Calls, RedisEntries
 from gateway.recall.sqlite import SqliteEntries
 from gateway.recall.store import Store as Reasoning
-from gateway.replicas import Replicas
+from gateway.replicas import Replicas, with_replicas
 from gateway.request import Caller
 from gateway.settings import Settings, SettingsError, variable_name
 from gateway.shared.link import Link
@@ -108,6 +109,11 @@ class Gateway:
                 "alarm: %s hits %s %% of the prefixes that it knows, and hit %s %% before after such pauses", fall.name, now, before
             )
 
+    def _rests(self, name: str) -> bool:
+        """Whether a host is left alone when it fails; one that the policies no longer have is of no interest."""
+        host = self.policies.current.hosts.get(name)
+        return host is not None and host.rest
+
     def _reloaded(self) -> None:
         """Who reloads has mended something: what was parked may be asked again."""
         self.health.forgive()
@@ -141,7 +147,13 @@ class Gateway:
         await self.recall.start()
         upstream = _upstream(settings)
         stop = asyncio.Event()
-        watching = asyncio.gather(self.policies.watch(stop), self.stored_keys.watch(stop), self.budgets.watch(ledger, self.clock, stop))
+        notices = Notices(self.health, self.replicas, self._rests)
+        watching = asyncio.gather(
+            self.policies.watch(stop),
+            self.stored_keys.watch(stop),
+            self.budgets.watch(ledger, self.clock, stop),
+            notices.watch(self.clock, stop),
+        )
         exchange = Exchange(self._ports(ledger, upstream))
         front = self._front(exchange, ledger)
         _spare_the_collector()
@@ -236,8 +248,8 @@ class Gateway:
         """Every host of the policies: configured or not, what it serves now, and how that has gone lately."""
         now, policies = self.clock.now(), self.policies.current
         accounts, at = self.accounts(policies), now.timestamp()
-        states, copies, falls = list(self.health.states(at)), list(self.replicas.states(at)), self.hits.falls(at)
-        alarms = self.health.alarms(at)
+        copies, falls, alarms = list(self.replicas.states(at)), self.hits.falls(at), self.health.alarms(at)
+        states = list(with_replicas(self.health.states(at), copies))
         return [
             {
                 "host": name,
@@ -313,7 +325,7 @@ def reasoning_store(settings: Settings, metrics: Metrics) -> Recall:
     secret = settings.store_key.get_secret_value().encode()
     if settings.redis is None:
         return Reasoning(secret, SqliteEntries(settings.data / "recall.db"))
-    return Reasoning(secret, RedisEntries(Link(settings.redis.get_secret_value(), Calls(metrics))))
+    return Reasoning(secret, RedisEntries(Link(settings.redis.get_secret_value(), Calls(metrics), quiet=True)))
 
 
 def _recall_key(data: Path) -> bytes:

@@ -21,28 +21,27 @@ from gateway import receipts
 from gateway.budgets import claims
 from gateway.dialects import read_error
 from gateway.errors import (
-    BodyTooLarge,
     BudgetExceeded,
     ContextExceeded,
     FaregateError,
     InvalidRequest,
     LedgerUnavailable,
-    ModelNotFound,
     NoDeployment,
+    NotServed,
     PriceUnknown,
-    RateLimited,
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.health import Ticket, Trouble
-from gateway.host_errors import refusal, trouble
+from gateway.gate import Trouble
+from gateway.health import Ticket
+from gateway.host_errors import refusal, refused_status, trouble, weight
 from gateway.ledger.port import HoldError
 from gateway.outcome import Claim, Grant, Hold, Status
 from gateway.ports import Ports
 from gateway.receipts import Journey, Leg
 from gateway.relay import glimpse
 from gateway.replicas import Replicas, Seat
-from gateway.replies import Reply, Responder, reply_for
+from gateway.replies import Reply, Responder, reply_for, states_use
 from gateway.router import Candidate, Terms, capped
 from gateway.stretch import Stretch
 from gateway.upstream.accounts import Accounts
@@ -190,7 +189,7 @@ class Attempts:
 
     def depart(self) -> Watch:
         """The clock of the first dispatch starts."""
-        self.watch = Watch(self._deadlines, self._suspect)
+        self.watch = Watch(self._deadlines, self._suspect, proved=self._prove)
         self._prepare()
         return self.watch
 
@@ -229,6 +228,8 @@ class Attempts:
             if answer.status != 200:
                 raise await self._refused(answer)
             self._note_prompt()
+            if not journey.streams_upstream:
+                self._prove()
             await self.reply.take(answer)
         except (ClientGone, FaregateError) as failure:
             return failure
@@ -251,7 +252,9 @@ class Attempts:
     async def _refused(self, answer: Answer) -> FaregateError:
         body = await glimpse(answer, self.watch, ERROR_LIMIT)
         error = read_error(answer.status, body)
-        return refusal(self.journey.deployment.host.host, answer.status, error, answer.retry_after, self._ports.clock.now())
+        found = refusal(self.journey.deployment.host.host, answer.status, error, answer.retry_after, self._ports.clock.now())
+        found.billed = states_use(self.reply.meter, body) or found.billed
+        return found
 
     @property
     def sent(self) -> bool:
@@ -263,6 +266,8 @@ class Attempts:
         if self.journey.bills_on:
             self.deserted = True
             if self.sent:
+                # As long as an answer may take to begin: one that hangs must not keep its place for ever.
+                self.watch.hear_out(self._ports.deadlines.first_byte)
                 return
         self.watch.client_left()
 
@@ -278,20 +283,21 @@ class Attempts:
         if self.sent and failure.billed and route.never_pay_twice:
             return False
         # What is wrong with the request is wrong everywhere; how much room there is for it is not.
-        return not isinstance(failure, InvalidRequest) or isinstance(failure, ContextExceeded)
+        return not isinstance(failure, InvalidRequest) or isinstance(failure, ContextExceeded | NotServed)
 
     async def _follow(self, failure: Exception) -> bool:
         """Go over to the next candidate that may be asked, under a hold of its own; False: there is none."""
-        paid = sum(leg.attempt.nano for leg in self.legs)
+        earlier = tuple([leg.attempt for leg in self.legs])
+        paid = sum(attempt.nano for attempt in earlier)
         last = self.journey
         for candidate in chain((self._boarded,) if self._spare else (), self._waiting):
             why = self._unfit(candidate, failure)
             if why is not None:
                 self.skipped.append(f"{candidate.deployment.name}: {why}")
             elif self._boards(candidate, self._now):
-                self.journey = last.at(candidate, paid)
+                self.journey = last.at(candidate, paid, earlier=earlier)
                 try:
-                    ready = self.watch.again(self._deadlines) and await self._extended()
+                    ready = self.watch.again(self._deadlines) and await self._extended() and self._timed()
                 except BaseException:
                     self.journey = last
                     raise
@@ -329,11 +335,15 @@ class Attempts:
             return True
         return False
 
+    def _timed(self) -> bool:
+        """The limits of what is really asked, which the hold may have made a stream; False: no time is left for it."""
+        return self.watch.again(self._deadlines) or isinstance(self.watch.reason, ClientGone)
+
     def _worst(self, last: Exception) -> Exception:
         """Of all that failed, what tells the client most; after something that may have been billed, that."""
         if not isinstance(last, FaregateError):
             return last
-        return max(self._failures, key=_weight)
+        return max(self._failures, key=weight)
 
     # ---- what became of them
 
@@ -360,6 +370,7 @@ class Attempts:
         if usage is None and self.sent and _may_be_billed(failure):
             # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
             usage = await finished(asyncio.to_thread(self.reply.usage, failure is None))
+            usage = receipts.unheard(self.journey, usage) if self.deserted else usage
         return usage
 
     def _tell_health(self, failure: Exception | None, usage: Usage | None, ended: datetime) -> None:
@@ -367,13 +378,13 @@ class Attempts:
         if ticket is None:
             return
         problem = trouble(failure) if failure is not None else None
+        if problem is not None and problem.kind == "locked" and self._call is not None:
+            problem = problem._replace(mended=self._accounts.of(self.journey.deployment).renewal(self._call.headers))
         if self._leave_seat(problem, failure is None, ended.timestamp()):
             # The engine is well: only this replica of it is not.
             problem = None
-        watch, pace = self.watch, None
-        if failure is None and usage is not None and usage.output >= STEADY and usage.reported:
-            writing = watch.waited_here - (watch.first_token or 0.0)
-            pace = usage.output / writing if writing > 0 else None
+        watch = self.watch
+        steady = failure is None and usage is not None and usage.output >= STEADY and usage.reported
         alarm = self._health.ended(
             ticket,
             ended.timestamp(),
@@ -381,10 +392,17 @@ class Attempts:
             answered=failure is None,
             opening=watch.opening if self.journey.streams_upstream else None,
             first_token=watch.first_token if self.journey.streams_upstream else None,
-            pace=pace,
+            pace=watch.pace(usage.output) if steady and usage else None,
         )
         if alarm is not None:
             log.warning("alarm: %s", alarm.text)
+
+    def _prove(self) -> None:
+        """It has begun to answer: where this request tries it, others need not wait until the end."""
+        if self._ticket is not None and self._ticket.trial:
+            self._health.proved(self._ticket, self._now)
+        if self._seat is not None and self._seat.trial:
+            self._replicas.proved(self._seat, self._now)
 
     def _suspect(self) -> None:
         """It has not said a word for long; where it always did, others need not wait for it too. This request goes on."""
@@ -466,19 +484,6 @@ def _may_be_billed(failure: Exception | None) -> bool:
     return failure.billed if isinstance(failure, FaregateError) else True
 
 
-def _weight(failure: FaregateError) -> int:
-    """How much an error tells: what may have been paid for, what the request can mend, when to come again, and only then the rest."""
-    if failure.billed:
-        return 6
-    order: tuple[tuple[type[FaregateError], int], ...] = (
-        (ContextExceeded, 2), (BodyTooLarge, 2), (InvalidRequest, 5), (RateLimited, 4), (ModelNotFound, 0),
-    )  # fmt: skip
-    weight = next((weight for kind, weight in order if isinstance(failure, kind)), None)
-    if weight is not None:
-        return weight
-    return 3 if not failure.retry else 1
-
-
 def status_of(failure: Exception) -> Status:
     """What a failed request is counted as."""
     if isinstance(failure, ClientGone):
@@ -489,10 +494,3 @@ def status_of(failure: Exception) -> Status:
         return "upstream_error"
     # A refusal of the host: what it says of the request.
     return refused_status(failure) if isinstance(failure, FaregateError) else "gateway_error"
-
-
-def refused_status(error: FaregateError) -> Status:
-    by_status: dict[int, Status] = {402: "denied", 403: "denied", 429: "rate_limited"}
-    if error.status in by_status:
-        return by_status[error.status]
-    return "client_error" if error.fault == "caller" else "gateway_error"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -16,7 +17,7 @@ from msgspec.json import Encoder
 
 from gateway.money import Rates, cost
 from gateway.outcome import Break
-from gateway.prefix import Prints
+from gateway.prefix import APART, Prints
 from gateway.request import ChatRequest
 
 _encode = Encoder().encode
@@ -26,6 +27,8 @@ MOST: Final = 500_000
 LEAST: Final = 200
 # What a prompt counts beside its digests, threads of one session (agents talk side by side), lists of tools that are remembered.
 _BESIDE, _THREADS, _TOOLS = 40, 4, 512
+# Tools of one request beyond which none of them is looked at.
+_MANY_TOOLS: Final = 1024
 # Parts of equal size that show two prompts to be of one conversation: so many, or so many bytes of them.
 _ALIKE, _ALIKE_BYTES = 2, 96
 _HEADS: Final = ("system", "developer")
@@ -86,9 +89,10 @@ class Breaks:
     def look(self, conversation: int, prints: Prints, request: ChatRequest, tokens: int) -> Break | None:
         """Where this prompt breaks with the last one, unpriced; from now on it is the last one itself.
 
-        `prints` are those of the request's own tools and messages, `tokens` its prompt.
+        `prints` are those of the request's own tools and messages, `tokens` its prompt. One of more than APART messages is passed
+        over: no conversation has so many. For any other the time is about that of hashing it.
         """
-        if prints.size < LEAST:
+        if prints.size < LEAST or len(request.messages) > APART:
             return None
         new = _made(prints, request)
         if prints.tools:
@@ -127,7 +131,8 @@ class Breaks:
         if len(self._tools) >= _TOOLS:
             del self._tools[next(iter(self._tools))]
         tools = request.body.get("tools")
-        self._tools[whole] = tuple(sorted(map(_digest, tools))) if isinstance(tools, list) else ()
+        few = tools if isinstance(tools, list) and len(tools) <= _MANY_TOOLS else ()
+        self._tools[whole] = tuple(sorted(map(_digest, few)))
 
     def _among(self, talk: list[_Last], new: _Last, request: ChatRequest, tokens: int) -> Break | None:
         """With another first question in the same session: another thread, unless its parts are those of one that is known."""
@@ -195,7 +200,7 @@ def _made(prints: Prints, request: ChatRequest) -> _Last:
 
 
 def _question(content: Any) -> int:
-    text = content if isinstance(content, str) else repr(content)
+    text = content if isinstance(content, str) else _encode(content)
     return hash((len(text), text[:_TELLING], text[-_TELLING:]))
 
 
@@ -226,12 +231,26 @@ def _goes_on(old: _Last, new: _Last, message: int) -> bool:
 
 def _cut(old: _Last, new: _Last, part: int) -> bool:
     """Whether the new prompt leaves something out here: what follows are parts of the old one, to its end."""
-    before, now = old.sizes(), new.sizes()
-    for start in range(part + 1, len(before)):
-        rest = before[start:] if before[start] == now[part] else []
-        if _telling(rest) and rest == now[part : part + len(rest)]:
-            return True
-    return False
+    before, now = old.sizes()[part + 1 :], new.sizes()[part:]
+    return _telling(before[len(before) - overlap(before, now) :])
+
+
+def overlap(before: Sequence[int], now: Sequence[int]) -> int:
+    """How many items at the end of the one are the beginning of the other, the most that are; in linear time (Knuth, Morris, Pratt)."""
+    now = now[: len(before)]
+    # Of each beginning of `now`: the length of its longest end, itself left out, that is a beginning too.
+    ends, matched = [0] * len(now), 0
+    for at in range(1, len(now)):
+        while matched and now[at] != now[matched]:
+            matched = ends[matched - 1]
+        matched += now[at] == now[matched]
+        ends[at] = matched
+    matched = 0
+    for item in before if now else ():
+        while matched and (matched == len(now) or item != now[matched]):
+            matched = ends[matched - 1]
+        matched += item == now[matched]
+    return matched
 
 
 def _telling(sizes: list[int]) -> bool:

@@ -172,13 +172,14 @@ class Day(NamedTuple):
 
 
 def by_day(rows: Iterable[LedgerRow], days: dict[tuple[str, str, str, str], Day]) -> None:
-    """Add rows of the ledger to the days."""
+    """Add rows of the ledger to the days. Of several attempts only the last one, of which the forecast spoke."""
     for row in rows:
-        if row.usage is None:
+        if row.usage is None or (len(row.attempts) > 1 and row.attempts[-1].billed == "none"):
             continue
+        nano = row.nano - sum([attempt.nano for attempt in row.attempts[:-1]])
         key = (instant_text(row.ended)[:10], row.host, row.model, row.currency)
         day = days.get(key) or Day(*key)
-        day = day._replace(requests=day.requests + 1, predicted_nano=day.predicted_nano + row.expected_nano, nano=day.nano + row.nano)
+        day = day._replace(requests=day.requests + 1, predicted_nano=day.predicted_nano + row.expected_nano, nano=day.nano + nano)
         option = foretold(row)
         if option is not None and row.usage.sources.cache_hit == "reported":
             day = day._replace(

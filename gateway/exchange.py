@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway import receipts
-from gateway.attempts import Attempts, finished, refused_status
+from gateway.attempts import Attempts, finished
 from gateway.breaks import priced
 from gateway.dialects import write_json
 from gateway.errors import (
@@ -31,6 +31,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.explain import dry_run
+from gateway.host_errors import refused_status
 from gateway.limits import given
 from gateway.outcome import Break, LedgerRow, Outcome, PlanNote
 from gateway.ports import Gone, Ports
@@ -113,11 +114,11 @@ class _Course:
         attempts: Attempts | None = None
         try:
             try:
+                if self._rules is not None:
+                    await self._admit(self._rules)
                 if self._request.dry_run:
                     await self._explain()
                     return
-                if self._rules is not None:
-                    await self._admit(self._rules)
                 journey = await self._opened_and_planned()
                 attempts = Attempts(self._ports, self._whole, self._accounts, self._terms, journey, self._responder)
                 attempts.embark()
@@ -148,13 +149,14 @@ class _Course:
         return self._plan() if self._team is None else await self._planned()
 
     async def _explain(self) -> None:
-        """A dry run: what would be done, with nothing held, counted against a rate or dispatched."""
+        """A dry run: what would be done, with nothing held or dispatched; it works as much as a request, so it counts as one."""
         journey = await self._opened_and_planned()
         await self._responder.whole(200, {}, write_json(dry_run(journey.plan, self._request)))
 
     async def _admit(self, rules: LimitsRow) -> None:
-        """Count the request against the rates of its team; most teams have none."""
-        self._estimated = self._request.size // BYTES + _likely(self._request) * self._request.answers
+        """Count the request against the rates of its team; most teams have none. A dry run uses no tokens."""
+        if not self._request.dry_run:
+            self._estimated = self._request.size // BYTES + _likely(self._request) * self._request.answers
         await self._ports.limits.admit(self._request.id, self._caller.team, rules, self._estimated)
 
     async def _leave(self, rules: LimitsRow, tokens: int) -> None:
@@ -192,7 +194,7 @@ class _Course:
             horizon,
             foresight=foresight,
             ask=ask,
-            health=ports.health,
+            health=ports.health.seen_by(caller.team, caller.key),
             queues=ports.replicas,
             openings=self._accounts.openings,
         )
@@ -208,7 +210,7 @@ class _Course:
         except NoDeployment as nowhere:
             if not nowhere.retry:
                 raise
-        self._terms = terms = terms._replace(health=self._ports.health.alone, queues=self._ports.replicas.alone)
+        self._terms = terms = terms._replace(health=terms.health and terms.health.alone, queues=self._ports.replicas.alone)
         return plan(self._request, route, terms)
 
     async def _ride(self, attempts: Attempts) -> None:
@@ -345,6 +347,7 @@ class _Course:
                 baselines=receipts.baselines(self._policies, row.usage, row.started) if row.usage else (),
                 cache_saved_nano=leg.charged.saved_by_hits(leg.usage) if leg.charged and leg.usage else 0,
                 error=failure.code if isinstance(failure, FaregateError) else None,
+                spent=receipts.spent(attempts.legs),
             )
         )
 

@@ -53,7 +53,7 @@ class Ask(NamedTuple):
     @property
     def draw(self) -> int:
         """A number like none before it, to draw lots with; an app may send one name of a session with all its conversations."""
-        return hash((self.conversation, self.at))
+        return int.from_bytes(blake2b(b"%d %d" % (self.conversation, int(self.at * 1e6)), digest_size=8).digest(), "big")
 
 
 class Prospect(NamedTuple):

@@ -12,6 +12,7 @@ from itertools import accumulate
 from math import inf
 from typing import Final, Protocol
 
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,11 +21,12 @@ from prometheus_client.utils import floatToGoString
 from gateway.calibration import foretold
 from gateway.clock import Clock
 from gateway.families import FAMILIES, Family
-from gateway.health import Alarm, State
-from gateway.money import NANO
+from gateway.gate import Alarm
+from gateway.health import State
+from gateway.money import NANO, Parts
 from gateway.outcome import Attempt, BudgetState, LedgerRow, Outcome
 from gateway.policies import Policies
-from gateway.replicas import ReplicaState
+from gateway.replicas import ReplicaState, with_replicas
 from gateway.standings import standings, summed
 from gateway.usage import Usage
 
@@ -308,9 +310,10 @@ class Metrics:
     def _host_gauges(self) -> Iterator[Metric]:
         """How hosts are now; of those that the policies have."""
         at, served, hosts = self._clock.now().timestamp(), self._policies.current.served, self._policies.current.hosts
-        states = [state for state in (self._health.states(at) if self._health else ()) if (state.host, state.model) in served]
         alarms = [alarm for alarm in (self._health.alarms(at) if self._health else ()) if alarm.host in hosts]
         copies = [one for one in (self._replicas.states(at) if self._replicas else ()) if one.host in hosts]
+        found = with_replicas(self._health.states(at) if self._health else (), copies)
+        states = [state for state in found if (state.host, state.model) in served]
         watched = [(tuple(name.split("/", 1)), fall is not None) for name, fall in (self._hits.falls(at) if self._hits else {}).items()]
         yield _gauge("faregate_host_up", (((state.host, state.model), state.up) for state in states))
         yield _gauge("faregate_host_requests", (((state.host, state.model), state.open) for state in states))
@@ -355,29 +358,41 @@ class Metrics:
     def _charged(self, outcome: Outcome, row: LedgerRow, tally: _Tally) -> None:
         for attempt in row.attempts:
             self._attempt(attempt)
-        if row.usage is not None:
-            tally.used += 1
-            tally.tokens_hit += row.usage.cache_hit
-            tally.tokens_miss += row.usage.cache_miss
-            tally.tokens_output += row.usage.output
-            tally.reasoning += row.usage.reasoning
-            self._usage.add((tally.host, _source(row.usage)))
+        answered = row.usage
+        if not outcome.spent:
+            self._spent(tally, row.usage, row.parts, row.disputed)
+        else:
+            # Each where it was billed: the row has the sums, and the last one's host.
+            answered = outcome.spent[-1].usage
+            for one in outcome.spent:
+                there = self._tally(replace(outcome, host=one.host, model=one.model))
+                self._spent(there, one.usage, one.parts, one.disputed)
+        if answered is not None:
             tally.predicted += row.expected_nano
-            if row.usage.sources.cache_hit == "reported" and (option := foretold(row)) is not None:
+            if answered.sources.cache_hit == "reported" and (option := foretold(row)) is not None:
                 tally.compared += 1
                 tally.predicted_hit += option.hit
-                tally.actual_hit += row.usage.cache_hit
-        if row.parts is not None:
-            tally.priced += 1
-            tally.spend_hit += row.parts.cache_hit
-            tally.spend_miss += row.parts.cache_miss
-            tally.spend_output += row.parts.output
-        if row.disputed:
-            self._disputed.add((tally.host,))
+                tally.actual_hit += answered.cache_hit
         if outcome.cache_saved_nano > 0:
             self._cache_saved.add((tally.team, tally.host, tally.model, row.currency), outcome.cache_saved_nano)
         for baseline in outcome.baselines:
             self._baseline_spend.add((tally.team, baseline.name, baseline.currency), baseline.nano)
+
+    def _spent(self, tally: _Tally, usage: Usage | None, parts: Parts | None, disputed: bool) -> None:
+        if usage is not None:
+            tally.used += 1
+            tally.tokens_hit += usage.cache_hit
+            tally.tokens_miss += usage.cache_miss
+            tally.tokens_output += usage.output
+            tally.reasoning += usage.reasoning
+            self._usage.add((tally.host, _source(usage)))
+        if parts is not None:
+            tally.priced += 1
+            tally.spend_hit += parts.cache_hit
+            tally.spend_miss += parts.cache_miss
+            tally.spend_output += parts.output
+        if disputed:
+            self._disputed.add((tally.host,))
 
     def _attempt(self, attempt: Attempt) -> None:
         self._attempts.add((self._host(attempt.host), self._model(attempt.host, attempt.model), attempt.outcome))
@@ -420,12 +435,15 @@ def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
     requests, tokens, reasoning, spend = _Counts(), _Counts(), _Counts(), _Counts(NANO)
     predicted, predicted_hits, actual_hits = _Counts(NANO), _Counts(), _Counts()
     for tally in tallies:
-        requests.add((*tally.labels, tally.outcome), tally.requests)
+        if tally.requests:
+            requests.add((*tally.labels, tally.outcome), tally.requests)
         if tally.used:
             for name, count in (("cache_hit", tally.tokens_hit), ("cache_miss", tally.tokens_miss), ("output", tally.tokens_output)):
                 tokens.add((*tally.labels, name), count)
             reasoning.add(tally.labels, tally.reasoning)
-            predicted.add((tally.host, tally.model, tally.currency), tally.predicted)
+            if tally.requests:
+                # Not where an earlier attempt alone was paid for, of which nothing was foretold.
+                predicted.add((tally.host, tally.model, tally.currency), tally.predicted)
         if tally.compared:
             predicted_hits.add((tally.host, tally.model), tally.predicted_hit)
             actual_hits.add((tally.host, tally.model), tally.actual_hit)

@@ -96,7 +96,8 @@ class Hold(Struct, frozen=True):
     """Money reserved for one request before it is dispatched: nano-units of the card's currency.
 
     `expected` is what the request will probably cost, `worst` the most that it can. `nano` is what is asked for, `least` what
-    is of use: a store grants between the two, as far as every budget of `claims` reaches, or refuses.
+    is of use: a store grants between the two, as far as every budget of `claims` reaches, or refuses. `attempts` are those before
+    the one that it is for, with what they may have been billed: all amounts have that on top.
     """
 
     id: str
@@ -115,6 +116,7 @@ class Hold(Struct, frozen=True):
     least: int = 0
     claims: tuple[Claim, ...] = ()
     idempotency: Idempotency | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Option(Struct, frozen=True, omit_defaults=True):
@@ -206,11 +208,22 @@ class Baseline(Struct, frozen=True):
     nano: int
 
 
+class Spent(Struct, frozen=True):
+    """What one of several attempts used and cost; in the row it is a part of the sums. None: certainly nothing was billed."""
+
+    host: str
+    model: str
+    usage: Usage | None
+    parts: Parts | None
+    disputed: bool = False
+
+
 class Outcome(Struct, frozen=True):
     """Everything that observers learn of one request, once, after it has been settled or refused.
 
     Times are seconds: `first_token` from arrival to the first content sent to the client (None: none was), `duration` the
-    whole, `overhead` the part of it that the gateway itself spent. `row` is None when the request never reached a hold.
+    whole, `overhead` the part of it that the gateway itself spent. `row` is None when the request never reached a hold. `spent` has
+    every attempt where there were several; else the row says it all.
     """
 
     status: Status
@@ -227,3 +240,4 @@ class Outcome(Struct, frozen=True):
     baselines: tuple[Baseline, ...] = ()
     cache_saved_nano: int = 0
     error: str | None = None
+    spent: tuple[Spent, ...] = ()

@@ -18,6 +18,8 @@ from gateway.contracts import Cache
 _encode = Encoder().encode
 # Up to each position, one digest in so many bytes besides those at the ends of messages: fine where prompts part most often.
 GRID = ((4 << 10, 256), (16 << 10, 512), (64 << 10, 1 << 10), (256 << 10, 2 << 10), (1 << 62, 8 << 10))
+# Messages that have digests of their own; those behind are hashed in blocks of so many, so that no prompt crowds out all others.
+APART, TOGETHER = 4096, 64
 # Digests that are kept in all, and the seconds after which one that was not used is forgotten (at the latest twice as many).
 ENTRIES, AGE = 500_000, 86_400.0
 # Digests below which one by one is faster than all at once.
@@ -29,7 +31,8 @@ _NEAR = 2.0
 class Prints(NamedTuple):
     """One prompt: `digests[i]` (64 bits, under a secret) stands for its first `ends[i]` bytes.
 
-    `parts` has the index of the last digest of each part: the tools first where there are any (`tools`), then each message.
+    `parts` has the index of the last digest of each part: the tools first where there are any (`tools`), then each message, then
+    each block of those behind the first APART.
     """
 
     ends: tuple[int, ...]
@@ -93,6 +96,8 @@ def prints(tools: Any, messages: Sequence[Any], secret: bytes) -> Prints:
     parts: list[int] = []
     at = index = 0
     mark = _MARKS[0]
+    if len(messages) > APART:
+        messages = [*messages[:APART], *(messages[at : at + TOGETHER] for at in range(APART, len(messages), TOGETHER))]
     for part in (tools, *messages) if tools else messages:
         data = _encode(part)
         end = at + len(data)
@@ -213,7 +218,8 @@ class Index:
         else:
             young.update(dict.fromkeys(digests, at))
         self._young += len(young) - before
-        if self._turned is None:
+        if self._turned is None or at < self._turned:
+            # What is older than it, by a clock that was set back, ages from now on.
             self._turned = at
         if self._young >= self._half or at - self._turned >= self._age:
             self._turned, self._young = at, 0

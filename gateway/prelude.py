@@ -6,10 +6,11 @@ apart learn by which name.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -18,9 +19,11 @@ from gateway.messages import forgetful
 from gateway.policies import Policies
 from gateway.recall.port import Recall, Said, reminded
 from gateway.request import Caller, ChatRequest
-from gateway.teams import TeamRow, VolatileRow
+from gateway.teams import TeamRow
 
 log = logging.getLogger(__name__)
+# Characters of system messages from which the rules look at them in a thread: some milliseconds.
+LARGE: Final = 16 << 10
 
 
 class Opened(NamedTuple):
@@ -48,7 +51,7 @@ class Prelude:
     async def open(self, request: ChatRequest, caller: Caller, team: TeamRow | None, policies: Policies) -> Opened:
         steady = request
         if team is not None and (team.volatile or team.isolate):
-            request, steady = self._ruled(request, team)
+            request, steady = await self._ruled(request, team)
         if team is not None and not team.recall:
             return Opened(request, None)
         if forgetful(steady.body, always=self._demanding(policies)):
@@ -69,12 +72,14 @@ class Prelude:
             # A host may write anything; what cannot be kept is no reason to fail an answer that is paid for.
             log.exception("what %s was told could not be kept", caller.team)
 
-    def _ruled(self, request: ChatRequest, team: TeamRow) -> tuple[ChatRequest, ChatRequest]:
+    async def _ruled(self, request: ChatRequest, team: TeamRow) -> tuple[ChatRequest, ChatRequest]:
         steady = request
         if team.volatile:
             # What moves with the last message would make every request another conversation.
-            steady = volatile.settle(request, _removing(team.volatile))
-            request = volatile.settle(request, team.volatile)
+            if request.size > LARGE and volatile.extent(request) > LARGE:
+                request, steady = await asyncio.to_thread(volatile.settle, request, team.volatile)
+            else:
+                request, steady = volatile.settle(request, team.volatile)
         if team.isolate:
             request = replace(request, user=self._pseudonym(team.team))
         return request, steady
@@ -85,8 +90,3 @@ class Prelude:
             rules = {contract.reasoning.send_back for contract in policies.contracts.values()}
             self._always = policies.digest, "always" in rules
         return self._always[1]
-
-
-@lru_cache(maxsize=1024)
-def _removing(rules: tuple[VolatileRow, ...]) -> tuple[VolatileRow, ...]:
-    return tuple(rule if rule.do == "remove" else rule.model_copy(update={"do": "remove"}) for rule in rules)

@@ -6,15 +6,16 @@ charge splits into classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.money import MILLION, NANO, Parts, charge, cost
-from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, PlanNote, Status
+from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, PlanNote, Spent, Status
 from gateway.policies import Policies
 from gateway.prices import Band, Card
 from gateway.request import Caller, ChatRequest
@@ -54,10 +55,10 @@ class Charge(Struct, frozen=True):
 class Journey:
     """One request at one of the candidates of its plan: everything that its row needs and that no longer changes.
 
-    `paid` is what earlier attempts may have been billed, in nano of the same currency: each hold has it on top.
+    `paid` is what earlier attempts may have been billed, in nano of the same currency: each hold has it on top, and `earlier` with it.
     """
 
-    __slots__ = ("caller", "candidate", "deployment", "paid", "plan", "policies", "request", "started", "streams_upstream")
+    __slots__ = ("caller", "candidate", "deployment", "earlier", "paid", "plan", "policies", "request", "started", "streams_upstream")
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Journey:
         candidate: Candidate | None = None,
         paid: int = 0,
         stretched: bool = False,
+        earlier: tuple[Attempt, ...] = (),
     ) -> None:
         candidate = candidate or plan.chosen
         self.request: Final = request
@@ -79,12 +81,14 @@ class Journey:
         self.candidate: Final = candidate
         self.deployment: Final = candidate.deployment
         self.paid: Final = paid
+        self.earlier: Final = earlier
         self.streams_upstream: Final = request.stream or stretched or candidate.sanitised.stop is not None
         """Whether the host is asked for a stream: because the client wants one, or because a limit or a hold must be kept on the way."""
 
-    def at(self, candidate: Candidate, paid: int = 0, stretched: bool = False) -> Journey:
-        """The same request at another candidate."""
-        return Journey(self.request, self.caller, self.plan, self.policies, self.started, candidate, paid, stretched)
+    def at(self, candidate: Candidate, paid: int = 0, stretched: bool = False, earlier: tuple[Attempt, ...] | None = None) -> Journey:
+        """The same request at another candidate, after the same attempts where nothing else is said."""
+        earlier = self.earlier if earlier is None else earlier
+        return Journey(self.request, self.caller, self.plan, self.policies, self.started, candidate, paid, stretched, earlier)
 
     @property
     def prompt_bound(self) -> int:
@@ -142,6 +146,7 @@ class Journey:
             least=self.paid + (chosen.worst if least is None else least),
             claims=claims,
             idempotency=self.request.idempotency,
+            attempts=self.earlier,
         )
 
     def _cost_of(self, output: int) -> int:
@@ -177,6 +182,14 @@ def leg(journey: Journey, status: Status, usage: Usage | None, charged: Charge |
     billed: Billed = "none" if usage is None else "known" if usage.reported else "possible"
     deployment = journey.deployment
     return Leg(Attempt(deployment.host.host, deployment.model.model, status, billed, charged.nano if charged else 0), usage, charged)
+
+
+def unheard(journey: Journey, usage: Usage) -> Usage:
+    """What our count says of an answer that a host goes on writing, and billing, for nobody: as long as was foretold where it would have
+    come in one piece, and none of it has come."""
+    if usage.output or journey.streams_upstream:
+        return usage
+    return replace(usage, output=journey.candidate.prospect.output)
 
 
 def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: bool, ended: datetime) -> Charge:
@@ -282,6 +295,18 @@ def _parts(legs: tuple[Leg, ...]) -> Parts | None:
     if not parts:
         return None
     return Parts(sum(each.cache_hit for each in parts), sum(each.cache_miss for each in parts), sum(each.output for each in parts))
+
+
+def spent(legs: Sequence[Leg]) -> tuple[Spent, ...]:
+    """What each of several attempts used and cost at its own host; () where there was one, of which the row says it all."""
+    if len(legs) < 2:
+        return ()
+    return tuple([_spent(each.attempt, each.usage, each.charged) for each in legs])
+
+
+def _spent(attempt: Attempt, usage: Usage | None, charged: Charge | None) -> Spent:
+    parts, disputed = (charged.parts, charged.disputed) if charged else (None, False)
+    return Spent(attempt.host, attempt.model, usage, parts, disputed)
 
 
 def baselines(policies: Policies, usage: Usage, at: datetime) -> tuple[Baseline, ...]:

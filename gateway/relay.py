@@ -98,7 +98,7 @@ async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks
 
 
 async def glimpse(answer: Answer, watch: Watch, limit: int) -> bytes:
-    """The beginning of a refusal's body; its status alone decides, so a body that is too long or breaks is just cut."""
+    """The beginning of a refusal's body; one that is too long or breaks is just cut, and then its status alone decides."""
     pieces: list[bytes] = []
     with suppress(UpstreamError):
         while sum(map(len, pieces)) < limit and not answer.ended:

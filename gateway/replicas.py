@@ -9,11 +9,12 @@ again. Requests on their way are those of this process: another gateway's are no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from gateway.contracts import Cache
-from gateway.health import STREAK, WORDS, Gate, Trouble
+from gateway.gate import STREAK, WORDS, Gate, Mood, Trouble
+from gateway.health import State
 from gateway.hosts import Deployment
 from gateway.prefix import Match, Place, Prints
 
@@ -40,6 +41,7 @@ class Seat(NamedTuple):
     place: Place | None
     gate: Gate
     turn: int
+    trial: bool = False
 
 
 class ReplicaState(NamedTuple):
@@ -50,6 +52,21 @@ class ReplicaState(NamedTuple):
     up: bool
     open: int
     why: str
+    mood: Mood = "closed"
+
+
+def with_replicas(states: Iterable[State], copies: Iterable[ReplicaState]) -> Iterator[State]:
+    """Deployments as a request finds them: one whose replicas are all at rest is at rest, however it answered before."""
+    out: dict[str, str] = {}
+    well: set[str] = set()
+    for copy in copies:
+        if copy.up:
+            well.add(copy.host)
+        else:
+            out[copy.host] = f"all of its replicas are: {copy.why}" if copy.why else "all of its replicas are on trial"
+    for state in states:
+        rests = state.host in out and state.host not in well and state.up
+        yield state._replace(mood="open", why=out[state.host]) if rests else state
 
 
 class _Engine:
@@ -131,7 +148,7 @@ class Replicas:
         # One that is shut and may be asked all the same: this request tries it.
         gate.tried = gate.shut
         gate.open += 1
-        return Seat(host, number, places[number], gate, gate.turn)
+        return Seat(host, number, places[number], gate, gate.turn, gate.shut)
 
     def _unread(self, place: Place, prints: Prints | None, tokens: int, at: float) -> int:
         """Prompt tokens that this replica has not cached: at least the last one, which engines always read."""
@@ -139,6 +156,11 @@ class Replicas:
             return max(1, tokens)
         unknown = prints.size - self._known.match(place, prints, at).size
         return max(1, tokens * unknown // prints.size)
+
+    def proved(self, seat: Seat, at: float) -> None:
+        """It has begun to answer: where it is the trial, others may come from now on, however long this answer takes."""
+        if seat.trial and seat.gate.turn == seat.turn:
+            seat.gate.answered(at)
 
     def done(self, seat: Seat, at: float, trouble: Trouble | None = None, *, answered: bool = True, reached: bool = True) -> None:
         """It is over. `trouble`: what went wrong there; `reached`: whether it took the request; `answered`: whether it proved able to.
@@ -161,7 +183,7 @@ class Replicas:
             gate.failed(at, "it takes no connections", STREAK, free=True)
         else:
             # Nobody sends a bill for what an own engine did.
-            gate.failed(at, WORDS[trouble.kind], 2 if trouble.kind == "late" else 1, trouble.wait, free=True)
+            gate.failed(at, WORDS[trouble.kind], 2 if trouble.kind == "late" else 1, trouble.wait, free=True, trial=seat.trial)
 
     def spare(self, seat: Seat, at: float) -> bool:
         """Whether another replica of the same engine may be asked now: then the deployment has not failed, and can be tried again."""
@@ -179,4 +201,4 @@ class Replicas:
         for engine in list(self._engines.values()):
             for number, gate in enumerate(engine.gates):
                 why = gate.barred(at) or ""
-                yield ReplicaState(engine.name, number, not gate.shut, gate.open, why)
+                yield ReplicaState(engine.name, number, not gate.shut, gate.open, why, gate.mood)

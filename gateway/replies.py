@@ -17,9 +17,9 @@ from gateway.assemble import SAID_LIMIT, Assembler, decorate_usage, fault_of, no
 from gateway.budgets import left_text
 from gateway.dialects import HostError, objects, read_error, read_json, write_json
 from gateway.edits import Edit, header
-from gateway.errors import ContextExceeded, FaregateError, UpstreamError
+from gateway.errors import FaregateError, UpstreamError
 from gateway.experience import Experience
-from gateway.host_errors import overflow, refusal, refused
+from gateway.host_errors import refused, stated
 from gateway.meter import Meter
 from gateway.money import Money, decimal_text
 from gateway.outcome import LedgerRow
@@ -221,19 +221,24 @@ class StreamReply(Reply):
         error = HostError(failure.status, failure.code, failure.message)
         # Only an error that the host states before any text, and without usage, is certainly free.
         billed = failure.kind != "error_event" or self.meter.produced or bool(self.meter.reported)
-        if overflow(error) and not billed:
-            return ContextExceeded(failure.message)
+        if not billed:
+            return stated(self._deployment.host.host, error)
         found = UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
         found.refused = refused(failure.status, error)
         return found
 
-    async def _no_stream(self, answer: Answer) -> UpstreamError:
+    async def _no_stream(self, answer: Answer) -> FaregateError:
         """An answer that is no stream although one was asked for: an error in a 200, a whole answer, or a page of a proxy."""
         raw = await collect(answer, self._watch)
-        said = read_error(answer.status, raw).message if answer.content_type == "application/json" else f"it sent {answer.content_type}"
+        json, fault = answer.content_type == "application/json", None
+        said = read_error(answer.status, raw).message if json else f"it sent {answer.content_type}"
         with suppress(ValueError):
-            feed_anyway(self.meter, read_json(raw))
+            body = read_json(raw)
+            feed_anyway(self.meter, body)
+            fault = fault_of(body) if json else None
         billed = self.meter.produced or bool(self.meter.reported)
+        if fault is not None and not billed:
+            return stated(self._deployment.host.host, fault)
         return UpstreamError(f"{self._deployment.host.host} did not answer with a stream: {said}", dispatched=True, billed=billed)
 
 
@@ -352,7 +357,7 @@ class WholeReply(Reply):
         """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""
         feed_anyway(self.meter, body)
         if not self.meter.reported and not self.meter.produced:
-            return refusal(self._deployment.host.host, fault.status or 500, fault)
+            return stated(self._deployment.host.host, fault)
         return UpstreamError(f"{self._deployment.host.host}: {fault.message}", dispatched=True)
 
     def usage(self, complete: bool) -> Usage:
@@ -373,3 +378,10 @@ def feed_anyway(meter: Meter, body: Any) -> None:
     """Let the meter see a failed answer that says what it used or holds text: that much the host has done."""
     if isinstance(body, dict) and (isinstance(body.get("usage"), dict) or isinstance(body.get("choices"), list)):
         meter.feed_answer(body)
+
+
+def states_use(meter: Meter, raw: bytes) -> bool:
+    """Whether a refusal says that it used something, or holds text, all the same; the meter then knows how much."""
+    with suppress(ValueError):
+        feed_anyway(meter, read_json(raw))
+    return meter.produced or any(type(count) is int and count > 0 for count in meter.reported.values())

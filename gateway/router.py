@@ -29,6 +29,7 @@ from gateway.forecast import NOTHING_MORE, Outlook
 from gateway.foresight import TYPICAL_OUTPUT, Ask, Foresight, Keep, Prospect
 from gateway.health import Health
 from gateway.hosts import Deployment
+from gateway.limits import given
 from gateway.money import Rates, cost
 from gateway.openings import Opening, Openings
 from gateway.outcome import Option, PlanNote
@@ -162,13 +163,24 @@ def _ordered(candidates: list[Candidate], search: _Search, mode: Choose) -> list
     if terms.foresight is not None and ask is not None:
         outlook = terms.foresight.outlook(ask, candidates[0].prospect.prompt)
     rated = search.rated(candidates, outlook)
-    conversation, begins = (ask.conversation, ask.turn == 1) if ask is not None else (1, False)
+    begins = ask is not None and ask.turn == 1
+    draw = ask.draw if ask is not None and begins else 1
     found: list[tuple[Candidate, Ranked]] = []
     for (tight, version), members in _groups(candidates, search, mode):
-        ranked = rank([rated[at] for at in members], outlook, mode, conversation, begins)
-        aside = "" if not found else "less room than was asked for" if tight else "another version" if version else ""
-        found += [(candidates[members[one.number]], one if one.why or not aside else one._replace(why=aside)) for one in ranked]
+        ranked = rank([rated[at] for at in members], outlook, mode, draw, begins)
+        behind = bool(found)
+        for one in ranked:
+            candidate = candidates[members[one.number]]
+            aside = "" if not behind else _shortage(candidate, search.request) if tight else "another version" if version else ""
+            found.append((candidate, one if one.why or not aside else one._replace(why=aside)))
     return found
+
+
+def _shortage(candidate: Candidate, request: ChatRequest) -> str:
+    """What a candidate with too little room is short of; a client that named no limit asked for no room."""
+    if given(request.body):
+        return "less room than was asked for"
+    return "shorter answers than the version gives" if candidate.sanitised.fits else "less room than the prompt may need"
 
 
 def _groups(candidates: list[Candidate], search: _Search, mode: Choose) -> list[tuple[tuple[bool, int], list[int]]]:

@@ -7,7 +7,7 @@ behind the last message: everything before it is what the next request begins wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -20,15 +20,25 @@ from gateway.teams import VolatileRow
 
 _HEADS: Final = ("system", "developer")
 _ENDS: Final = ("user", "tool")
-# Steps that the patterns of one request may need: some hundredths of a second. What lies behind is left as it is.
+# Steps that the patterns of one request may need: a tenth of a second at most. What lies behind is left as it is.
 _MOST: Final = 300_000_000
+# Characters of system messages that are looked at in one request, the first ones; what a text counts beside its own.
+LOOKED: Final = 256 << 10
+_BESIDE: Final = 16
 # A pattern that needs no more steps for any line is not counted.
 _CHEAP: Final = 5_000
 # What a moved line may add to the body, in bytes.
 _FRAME: Final = 64
 
 
-def settle(request: ChatRequest, rules: tuple[VolatileRow, ...]) -> ChatRequest:
+class Settled(NamedTuple):
+    """A request as it is sent on, and as its conversation is known by: what moves with the last message is taken out of that one."""
+
+    request: ChatRequest
+    steady: ChatRequest
+
+
+def settle(request: ChatRequest, rules: tuple[VolatileRow, ...]) -> Settled:
     """The request without what these rules name, its edits told; the same object where they concern nothing of it."""
     body = request.body
     changed: dict[str, Any] = {}
@@ -38,16 +48,38 @@ def settle(request: ChatRequest, rules: tuple[VolatileRow, ...]) -> ChatRequest:
         if tools is not None:
             changed["tools"] = tools
             edits.append(Edit("sort_tools"))
+    steady = messages = body["messages"]
     lines = [rule for rule in rules if rule.line is not None]
     if lines:
-        sweep = _Sweep(lines, body["messages"])
-        if sweep.messages is not body["messages"]:
-            changed["messages"] = sweep.messages
+        sweep = _Sweep(lines, messages)
+        steady = sweep.steady if not sweep.stays else _Sweep(lines, messages, removes=True).steady
+        messages = sweep.messages
+        if messages is not body["messages"]:
+            changed["messages"] = messages
             edits += sweep.edits()
-    if not changed:
-        return request
-    size = request.size + _FRAME * len(changed)
-    return replace(request, body={**body, **changed}, size=size, edits=(*request.edits, *map(str, edits)))
+    if changed:
+        size = request.size + _FRAME * len(changed)
+        request = replace(request, body={**body, **changed}, size=size, edits=(*request.edits, *map(str, edits)))
+    return Settled(request, request if steady is messages else replace(request, body={**request.body, "messages": steady}))
+
+
+def extent(request: ChatRequest) -> int:
+    """Characters of its system messages, as far as they are looked at: so much there is to do."""
+    found = 0
+    for message in request.messages:
+        if message.get("role") in _HEADS:
+            for text in _texts(message.get("content")):
+                found += _BESIDE + len(text)
+                if found >= LOOKED:
+                    return LOOKED
+    return found
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        yield from (text for part in content if (text := _text_of(part)) is not None)
 
 
 def _sorted(tools: Any) -> list[Any] | None:
@@ -83,22 +115,29 @@ def _look(pattern: Pattern, moves: bool) -> _Look:
 
 
 class _Sweep:
-    """The messages of one request after the rules; the very list that it was given where none concerns it."""
+    """The messages of one request after the rules; the very list that it was given where none concerns it.
 
-    def __init__(self, rules: list[VolatileRow], messages: list[dict[str, Any]]) -> None:
-        self.messages = messages
-        self._looks = [_look(rule.pattern, rule.do == "move") for rule in rules if rule.pattern is not None]
+    `steady`: without what was moved too. `stays`: what may move stands behind the last message, and stays there. `removes`: what the
+    rules move is taken out, as what they remove.
+    """
+
+    def __init__(self, rules: list[VolatileRow], messages: list[dict[str, Any]], *, removes: bool = False) -> None:
+        self.messages = self.steady = messages
+        self.stays = False
+        self._looks = [_look(rule.pattern, rule.do == "move" and not removes) for rule in rules if rule.pattern is not None]
         self._steps = _MOST
+        self._room = LOOKED
         self._dropped: set[int] = set()
         self._lifted: set[int] = set()
         self._end = next((index for index in range(len(messages) - 1, -1, -1) if _takes(messages[index])), -1)
         self._moved: list[str] = []
         fresh = [self._swept(index, message) for index, message in enumerate(messages)]
         if self._dropped or self._lifted:
+            # A request must say something: one that is nothing but volatile lines is left alone.
+            self.messages = self.steady = [message for message in fresh if message is not None] or messages
             if self._moved:
                 fresh[self._end] = _followed(messages[self._end], "\n".join(self._moved))
-            # A request must say something: one that is nothing but volatile lines is left alone.
-            self.messages = [message for message in fresh if message is not None] or messages
+                self.messages = [message for message in fresh if message is not None]
 
     def edits(self) -> list[Edit]:
         """Counted in messages."""
@@ -107,7 +146,7 @@ class _Sweep:
 
     def _swept(self, index: int, message: dict[str, Any]) -> dict[str, Any] | None:
         """A message without what is volatile; None where nothing is left of it."""
-        if message.get("role") not in _HEADS:
+        if message.get("role") not in _HEADS or self._room <= 0:
             return message
         content = message.get("content")
         if isinstance(content, str):
@@ -122,15 +161,18 @@ class _Sweep:
         return {**message, "content": kept} if kept else None
 
     def _part(self, index: int, part: Any) -> Any:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str):
+        text = _text_of(part)
+        if text is None or self._room <= 0:
             return part
         left = self._text(index, text)
         return part if left is text else {**part, "text": left} if left else None
 
     def _text(self, index: int, text: str) -> str:
         """The text without its volatile lines, itself where it has none; "" where nothing but blanks is left."""
-        lines = text.split("\n")
+        # In whole lines, as far as there is room; `rest` is left as it is.
+        cut = len(text) if len(text) <= self._room else max(0, text.rfind("\n", 0, self._room))
+        lines, rest = text[:cut].split("\n"), text[cut + 1 :]
+        self._room -= _BESIDE + len(text)
         kept: list[str] | None = None
         for number, line in enumerate(lines):
             left: str | None = line
@@ -150,8 +192,8 @@ class _Sweep:
                 kept.append(left)
         if kept is None:
             return text
-        rest = "\n".join(kept)
-        return rest if rest.strip() else ""
+        left = "\n".join([*kept, rest] if rest else kept)
+        return left if left.strip() else ""
 
     def _spent(self, look: _Look, line: str) -> bool:
         """Whether there is no time left for this pattern; else the line is counted."""
@@ -170,8 +212,14 @@ class _Sweep:
             self._lifted.add(index)
             self._moved.append(line[begin:end].strip())
         else:
+            self.stays = True
             return line  # it stands behind the last message, or nothing comes after it
         return (line[:begin] + line[end:]).rstrip() or None
+
+
+def _text_of(part: Any) -> str | None:
+    text = part.get("text") if isinstance(part, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _takes(message: dict[str, Any]) -> bool:

@@ -27,8 +27,15 @@ class ClientGone(Exception):
 class Watch:
     """Raises, inside `guard` and `deliver` only, UpstreamTimeout or ClientGone; use it from the one task that serves the request."""
 
-    def __init__(self, deadlines: Deadlines, silent: Callable[[], None] | None = None, silence: float = SILENCE) -> None:
-        """`silent` is called once for each dispatch that has not been answered at all after `silence` seconds; it goes on."""
+    def __init__(
+        self,
+        deadlines: Deadlines,
+        silent: Callable[[], None] | None = None,
+        silence: float = SILENCE,
+        proved: Callable[[], None] | None = None,
+    ) -> None:
+        """`silent` is called once for each dispatch that has not been answered at all after `silence` seconds; it goes on. `proved` is
+        called once for each that has got its first content."""
         task = asyncio.current_task()
         assert task is not None, "a watch belongs to the task that serves a request"
         self._task = task
@@ -36,17 +43,21 @@ class Watch:
         self._start = monotonic()
         self._waiting_for = ""
         self._silent = silent
+        self._proved = proved
         self._silence = silence
         self.reason: Exception | None = None
         """Why the wait is over, once it is."""
         self.waited = 0.0
+        self._waited_for_client = 0.0
         self._dispatch(deadlines, self._start)
 
     def _dispatch(self, deadlines: Deadlines, now: float) -> None:
         self._deadlines = deadlines
         self._began = self._activity = now
         self._waited_before = self.waited
+        self._client_before = self._waited_for_client
         self._opened = 0.0
+        self._deserted: tuple[float, float] | None = None
         self._suspected = self._silent is None
         self.first_content: float | None = None
         # The first look is at the shortest limit; each look finds out when the next one is due.
@@ -88,7 +99,10 @@ class Watch:
             raise reason from None
         finally:
             self._waiting_for = ""
-            self.waited += monotonic() - begun
+            took = monotonic() - begun
+            self.waited += took
+            if whom == "client":
+                self._waited_for_client += took
 
     def opened(self) -> None:
         """The host has begun to answer: from now on the idle limit counts."""
@@ -98,6 +112,8 @@ class Watch:
         """The first content has come: from now on only the idle and total limits count."""
         if self.first_content is None:
             self.first_content = monotonic()
+            if self._proved is not None:
+                self._proved()
 
     def interrupt(self, reason: Exception) -> None:
         """Stop waiting; the first reason stays."""
@@ -108,6 +124,16 @@ class Watch:
 
     def client_left(self) -> None:
         self.interrupt(ClientGone())
+
+    def hear_out(self, seconds: float) -> None:
+        """The client has left, and the host is heard on all the same: until it has said nothing for so long."""
+        if self._timer.cancelled():
+            # It is over.
+            return
+        self._deserted = monotonic(), seconds
+        # What was looked for until now may be far away.
+        self._timer.cancel()
+        self._check()
 
     @property
     def elapsed(self) -> float:
@@ -125,25 +151,48 @@ class Watch:
         return self.waited - self._waited_before
 
     @property
+    def waited_for_client(self) -> float:
+        """Those of them that the client took to read."""
+        return self._waited_for_client - self._client_before
+
+    @property
     def first_token(self) -> float | None:
         """Seconds from the dispatch to the first content; None: there was none."""
         return None if self.first_content is None else self.first_content - self._began
 
+    def pace(self, tokens: int) -> float | None:
+        """Tokens a second that the host wrote, of so many in all; None where it waited for its client: nobody knows then."""
+        writing = self.waited_here - (self.first_token or 0.0)
+        return tokens / writing if writing > 10 * self.waited_for_client else None
+
     def close(self) -> None:
         self._timer.cancel()
         # Whoever is to be told has this watch: without the cycle both are freed at once.
-        self._silent = None
+        self._silent = self._proved = None
 
     def _limits(self) -> Iterator[tuple[float, Exception]]:
         """The limits that count now: when each is over, and what it means."""
         limits = self._deadlines
-        yield self._start + limits.total, _late("in all")
+        yield self._start + limits.total, self._over()
         if self.first_content is None and self._waiting_for != "client":
             yield self._began + limits.first_byte, _late("to the first token")
         if self._waiting_for == "client":
             yield self._activity + limits.idle, ClientGone()
         elif self._waiting_for and self._opened:
             yield self._activity + limits.idle, _late("between two reads")
+        if self._deserted is not None and self._waiting_for == "host":
+            left, patience = self._deserted
+            yield max(left, self._activity) + patience, _late("after the client had left")
+
+    def _over(self) -> Exception:
+        """The time is up. Where it went by while the client read, that says nothing of the host."""
+        if self._waiting_for == "client":
+            return ClientGone()
+        found = _late("in all")
+        if 2 * self.waited_for_client >= self.elapsed:
+            found = UpstreamTimeout("The client read so slowly that the time limit in all was exceeded.", dispatched=True)
+            found.slow_client = True
+        return found
 
     def _check(self) -> None:
         now = monotonic()
@@ -154,7 +203,7 @@ class Watch:
             self.interrupt(reason)
             return
         # A wait that begins later may be over sooner than what is due now.
-        wait = min(due - now, self._deadlines.idle)
+        wait = min(due - now, self._deadlines.idle if self._deserted is None else self._deserted[1])
         self._timer = self._loop.call_later(
             wait if self._suspected else min(wait, max(0.0, self._began + self._silence - now)), self._check
         )

@@ -104,6 +104,9 @@ class Wire:
         """The usual words of a status before any work."""
         text = _TEXTS.get(status, f"Error {status}").replace("{tail}", key[-4:])
         kind = {401: "authentication_error", 402: "unknown_error", 429: "rate_limit_error"}.get(status, "")
+        if self.host != "deepseek" and status == 429:
+            # Only DeepSeek's limit goes by the balance.
+            text = "Rate limit exceeded. Please try again later."
         if self.engine == "vllm" and status == 503:
             text = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
         if self.engine == "ollama" and status == 503:

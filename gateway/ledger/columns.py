@@ -56,6 +56,15 @@ def parts_text(parts: Sequence[Part]) -> str | None:
     return _encode(parts).decode() if parts else None
 
 
+def lines_text(attempts: Sequence[Attempt]) -> str | None:
+    """The attempts before the one that a hold is for, as its row keeps them; None where there are none."""
+    return _encode(attempts).decode() if attempts else None
+
+
+def lines_of(text: str | None) -> tuple[Attempt, ...]:
+    return _attempts(text) if text else ()
+
+
 def trail_of(hold: Sequence[Any], entries: Iterable[Sequence[Any]]) -> Trail:
     """A trail out of (state, currency, nano, claims) of its hold and (kind, nano, source, at) of its entries."""
     state, currency, nano, claims = hold

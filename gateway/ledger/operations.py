@@ -16,7 +16,7 @@ from msgspec.json import Encoder
 from gateway.errors import AlreadyDone, IdempotencyMismatch, InFlight
 from gateway.ledger import budget_rows
 from gateway.ledger.balances import Balance, Part, first_grant, next_grant, part_of, stretched
-from gateway.ledger.columns import REQUEST, hold_columns, instant, parts_of, parts_text, request_columns, shares_text
+from gateway.ledger.columns import REQUEST, hold_columns, instant, lines_of, lines_text, parts_of, parts_text, request_columns, shares_text
 from gateway.ledger.port import TRANSITIONS, EntryKind, Event, HoldError
 from gateway.outcome import Attempt, Grant, Hold, Idempotency, LedgerRow
 
@@ -27,8 +27,8 @@ _MARKS = ", ".join("?" * 13)
 # Most holds have neither claims nor an Idempotency-Key: their columns are left out, which costs nothing.
 _INSERT_HOLD = f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner) VALUES ({_MARKS}, 'held', ?, ?) ON CONFLICT (rid) DO NOTHING"
 _INSERT_FULL = f"INSERT INTO hold (rid, {_HOLD}, state, expires, owner, claims, idem, fingerprint) VALUES ({_MARKS}, 'held', ?, ?, ?, ?, ?)"
-_EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}) = ({', '.join('?' * 12)}) WHERE rid = ? AND state = 'held' AND claims IS NULL"
-_STRETCH_HOLD = f"UPDATE hold SET ({_HOLD}, claims) = ({', '.join('?' * 13)}) WHERE rid = ?"
+_EXTEND_HOLD = f"UPDATE hold SET ({_HOLD}, attempts) = ({', '.join('?' * 13)}) WHERE rid = ? AND state = 'held' AND claims IS NULL"
+_STRETCH_HOLD = f"UPDATE hold SET ({_HOLD}, claims, attempts) = ({', '.join('?' * 14)}) WHERE rid = ?"
 _END_HOLD = "UPDATE hold SET state = ? WHERE rid = ? AND state = 'held' AND currency = ? AND claims IS NULL"
 _FIRST_ENTRY = "INSERT INTO entry VALUES (?, 1, ?, ?, ?, ?, ?, ?)"
 # Without the names of its columns, which apsw would read again for each row.
@@ -36,7 +36,9 @@ _WRITE_REQUEST = f"INSERT OR REPLACE INTO request VALUES ({', '.join('?' * len(R
 # One statement for all, each found by its id, in the place of one statement for each.
 _RENEW = "UPDATE hold SET expires = ? WHERE state = 'held' AND rid IN (SELECT value FROM json_each(?))"
 # The index has the open holds only: without it this would read every hold that ever was.
-_OVERDUE = f"SELECT rid, {_HOLD}, claims FROM hold INDEXED BY open_hold WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
+_OVERDUE = (
+    f"SELECT rid, {_HOLD}, claims, attempts FROM hold INDEXED BY open_hold WHERE state = 'held' AND expires <= ? ORDER BY expires LIMIT ?"
+)
 _json = Encoder().encode
 
 
@@ -116,7 +118,7 @@ def extend(db: apsw.Cursor, hold: Hold) -> Grant:
     if hold.claims:
         return _stretch(db, hold)
     rid, *columns = hold_columns(hold)
-    db.execute(_EXTEND_HOLD, (*columns, rid))
+    db.execute(_EXTEND_HOLD, (*columns, lines_text(hold.attempts), rid))
     if not db.connection.changes():
         raise HoldError(f"request {hold.id} has no open hold without claims to extend")
     return Grant(hold.nano)
@@ -132,7 +134,7 @@ def _stretch(db: apsw.Cursor, hold: Hold) -> Grant:
     parts = [part_of(claim, claim.cost(nano)) for claim in hold.claims]
     grant = _take(db, nano, [part.held for part in before], parts, balances)
     rid, _nano, *columns = hold_columns(hold)
-    db.execute(_STRETCH_HOLD, (nano, *columns, parts_text(parts), rid))
+    db.execute(_STRETCH_HOLD, (nano, *columns, parts_text(parts), lines_text(hold.attempts), rid))
     return grant
 
 
@@ -237,9 +239,11 @@ def _source(kind: EntryKind, row: LedgerRow) -> str:
 
 def _expired(columns: tuple[Any, ...], now: int) -> LedgerRow:
     """The row of a request of which only its hold is known: the gateway died, or lost it, while it ran."""
-    rid, nano, currency, expected, worst, team, key, route, host, model, card, policies, started, claims = columns
+    rid, nano, currency, expected, worst, team, key, route, host, model, card, policies, started, claims, attempts = columns
     # A hold that was stretched followed its stream: it is nearer to the truth than what was expected before.
     charge = nano if stretched(nano, worst, claims) else expected
+    earlier = lines_of(attempts)
+    last = charge - sum([attempt.nano for attempt in earlier])
     return LedgerRow(
         id=rid,
         team=team,
@@ -260,7 +264,7 @@ def _expired(columns: tuple[Any, ...], now: int) -> LedgerRow:
         ended=instant(now),
         status="gateway_error",
         stopped="expired",
-        attempts=(Attempt(host, model, "gateway_error", "possible", charge),),
+        attempts=(*earlier, Attempt(host, model, "gateway_error", "possible", last)),
         expected_nano=expected,
         worst_nano=worst,
     )

@@ -92,12 +92,16 @@ class HoldError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """The charges of one group in one currency; `requests` counts those that were charged or released."""
+    """The charges of one group in one currency; `requests` counts those that were charged or released.
+
+    `estimated` is the part of `nano` that no host has reported: what it really bills may be another figure.
+    """
 
     group: str
     currency: str
     nano: int
     requests: int
+    estimated: int = 0
 
 
 class Store(Protocol):
@@ -217,7 +221,10 @@ class Ledger(Protocol):
         ...
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
-        """Charges of requests (of one team) that ended in [start, end), summed by group and currency. Currencies never add."""
+        """Charges of requests (of one team) that ended in [start, end), summed by group and currency. Currencies never add.
+
+        By host and model, what each attempt was billed is with its own; a request counts where its last attempt was.
+        """
         ...
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:

@@ -11,7 +11,7 @@ import msgspec
 from gateway.budgets import exceeded
 from gateway.errors import AlreadyDone, FaregateError, IdempotencyMismatch, InFlight
 from gateway.ledger import postgres_schema
-from gateway.ledger.columns import REQUEST, instant, microseconds, request_columns
+from gateway.ledger.columns import REQUEST, instant, lines_text, microseconds, request_columns
 from gateway.ledger.port import Event, HoldError, Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, close, connect_soon
 from gateway.ledger.postgres_reading import PostgresReader
@@ -140,6 +140,8 @@ def _hold(hold: Hold) -> dict[str, Any]:
         found["lims"] = [min(claim.limit, _LARGEST) for claim in hold.claims]
         found["ends"] = [None if claim.resets_at is None else microseconds(claim.resets_at) for claim in hold.claims]
         found["finish"] = [claim.finish for claim in hold.claims]
+    if hold.attempts:
+        found["attempts"] = lines_text(hold.attempts)
     return found
 
 

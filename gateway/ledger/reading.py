@@ -34,14 +34,35 @@ _GROUPS: Final[dict[SpendBy, str]] = {
     "host": "host",
     "model": "model",
 }
+_WITHIN: Final = "ended >= ?1 AND ended < ?2 AND team = coalesce(?3, team)"
+# The part that no host has reported; most rows have none, and their JSON is not read.
+_ESTIMATED: Final = (
+    "CASE WHEN attempts LIKE '%\"possible\"%' THEN coalesce((SELECT sum(value ->> 'nano') FROM json_each(attempts)"
+    " WHERE value ->> 'billed' = 'possible'), 0) ELSE 0 END AS estimated"
+)
+# What earlier attempts cost at hosts of their own. Two objects have two ends: most rows are passed over without reading their JSON.
+_EARLIER: Final = (
+    "SELECT {name}, currency, {sign}(attempt.value ->> 'nano'), 0,"
+    " CASE attempt.value ->> 'billed' WHEN 'possible' THEN {sign}(attempt.value ->> 'nano') ELSE 0 END"
+    f" FROM request, json_each(attempts) AS attempt WHERE {_WITHIN} AND attempts LIKE '%}}}}%}}}}%'"
+    " AND attempt.key < json_array_length(attempts) - 1 AND attempt.value ->> 'nano' <> 0"
+)
+
+
+def _charges(by: SpendBy) -> str:
+    """(group, currency, nano, requests, estimated) of all charges. At a host, or of a model, is what each attempt cost there: it is
+    moved from the row's own, so that whatever is moved the sums stay what they are."""
+    rows = f"SELECT {_GROUPS[by]} AS name, currency, nano, 1 AS one, {_ESTIMATED} FROM request WHERE {_WITHIN}"
+    if by not in ("host", "model"):
+        return rows
+    moved = _EARLIER.format(name=f"attempt.value ->> '{by}'", sign="")
+    return f"{rows} UNION ALL {moved} UNION ALL {_EARLIER.format(name=by, sign='-')}"
 
 
 def spend(db: apsw.Connection, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
     """As Ledger.spend, on a connection to the file."""
-    query = (
-        f"SELECT {_GROUPS[by]} AS name, currency, sum(nano), count(*) FROM request WHERE ended >= ? AND ended < ?"
-        " AND team = coalesce(?, team) GROUP BY name, currency ORDER BY name, currency"
-    )
+    sums = "sum(nano), sum(one), sum(estimated)"
+    query = f"SELECT name, currency, {sums} FROM ({_charges(by)}) GROUP BY name, currency ORDER BY name, currency"
     return [Spend(*found) for found in db.execute(query, (microseconds(start), microseconds(end), team))]
 
 

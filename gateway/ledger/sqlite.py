@@ -34,7 +34,7 @@ T = TypeVar("T")
 # Below it, two connections that write and checkpoint at once can corrupt a WAL file.
 OLDEST_SQLITE: Final = (3, 51, 3)
 # Each makes the next version of the tables, in a new file and in one that is older.
-_SCHEMAS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql")
+_SCHEMAS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 PATIENCE_SECONDS: Final = 5.0
 LOG_PAGES: Final = 4000
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
-from gateway.recall.cipher import Cipher, derived
-from gateway.recall.entries import CLAIMED, LARGEST, Entries, Entry
+from gateway.recall.cipher import Cipher, Ciphers, derived
+from gateway.recall.entries import LARGEST, Entries, Entry
 from gateway.recall.marks import Marker, Marks
 from gateway.recall.port import Said
 from gateway.request import NOTHING, ChatRequest
@@ -85,7 +85,7 @@ class Store:
 
     def __init__(self, secret: bytes, entries: Entries, *, near: int = NEAR, patience: float = PATIENCE) -> None:
         self._marker = Marker(derived(secret, b"names"))
-        self._cipher = Cipher(derived(secret, b"values"))
+        self._ciphers = Ciphers(derived(secret, b"values"))
         self._entries = entries
         self._near = Near(near)
         self._patience = patience
@@ -186,16 +186,17 @@ class Store:
             if texts.get(marks.own) == said.reasoning or self._near.holds(marks.own, said.reasoning):
                 # Asked and answered in the same words a moment ago.
                 continue
-            value = self._cipher.seal(marks.own, said.reasoning)
+            cipher = self._ciphers.of(team)
+            value = cipher.seal(marks.own, said.reasoning)
             if len(value) > LARGEST:
                 continue
             texts[marks.own] = said.reasoning
             entries.append(Entry(marks.own, value))
             # Its other names lead to its own; a call's id only with all the same calls.
             if marks.loose is not None:
-                entries.append(Entry(marks.loose, marks.own, single=True))
+                entries.append(Entry(marks.loose, cipher.point(marks.loose, marks.own), single=True))
             if marks.call is not None:
-                entries.append(Entry(marks.call, marks.own + marks.agree, single=True))
+                entries.append(Entry(marks.call, cipher.point(marks.call, marks.own + marks.agree), single=True))
         return entries, texts
 
     # ---- finding
@@ -221,24 +222,21 @@ class Store:
         missing = missing[-MOST:]
         found = {marks.at: text for marks in missing if (text := self._near.get(marks.own)) is not None}
         far = [marks for marks in missing if marks.at not in found]
-        return {**found, **await self._fetch(far)} if far else found
+        return {**found, **await self._fetch(self._ciphers.of(team), far)} if far else found
 
-    async def _fetch(self, missing: Sequence[Marks]) -> dict[int, str]:
+    async def _fetch(self, cipher: Cipher, missing: Sequence[Marks]) -> dict[int, str]:
         values = await self._entries.get([name for marks in missing for name in marks.names])
-        owners = {marks.at: owner for marks in missing if (owner := _owner(marks, values)) is not None}
+        owners = {marks.at: owner for marks in missing if (owner := _owner(cipher, marks, values)) is not None}
         strangers = [owner for owner in owners.values() if owner not in values]
         if strangers:
             values = {**values, **await self._entries.get(strangers)}
         sealed = {owner: values[owner] for owner in owners.values() if owner in values}
         if not sealed:
             return {}
-        opened = await self._aside(self._opened, sealed)
+        opened = await self._aside(_opened, cipher, sealed)
         for name, text in opened.items():
             self._near.put(name, text)
         return {at: opened[owner] for at, owner in owners.items() if owner in opened}
-
-    def _opened(self, values: Mapping[bytes, bytes]) -> dict[bytes, str]:
-        return {name: text for name, value in values.items() if (text := self._cipher.open(name, value)) is not None}
 
     def _say(self, problem: Exception) -> None:
         """Once: what goes on being forgotten shows in the edits of requests."""
@@ -247,13 +245,22 @@ class Store:
             log.warning("reasoning could not be kept or found (%s): it is forgotten", type(problem).__name__)
 
 
-def _owner(marks: Marks, values: Mapping[bytes, bytes]) -> bytes | None:
+def _opened(cipher: Cipher, values: Mapping[bytes, bytes]) -> dict[bytes, str]:
+    return {name: text for name, value in values.items() if (text := cipher.open(name, value)) is not None}
+
+
+def _owner(cipher: Cipher, marks: Marks, values: Mapping[bytes, bytes]) -> bytes | None:
     """The own name of the answer that these names lead to: its own first, the others only where they lead to one answer alone."""
     if marks.own in values:
         return marks.own
-    if marks.loose is not None and (owner := values.get(marks.loose, CLAIMED)) != CLAIMED:
+    if (owner := _led(cipher, marks.loose, values)) is not None:
         return owner
-    if marks.call is not None and (found := values.get(marks.call, CLAIMED)) != CLAIMED:
+    if (found := _led(cipher, marks.call, values)) is not None:
         owner, agree = found[: len(marks.own)], found[len(marks.own) :]
         return owner if agree == marks.agree else None
     return None
+
+
+def _led(cipher: Cipher, name: bytes | None, values: Mapping[bytes, bytes]) -> bytes | None:
+    """Where this name leads; a name that two answers claimed holds no pointer any more."""
+    return cipher.follow(name, values[name]) if name is not None and name in values else None

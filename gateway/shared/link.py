@@ -29,6 +29,8 @@ BUDGET: Final = 0.05
 # Seconds between two looks at a Redis that is down, and in which such a look may connect.
 PROBE: Final = 0.2
 CONNECT: Final = 1.0
+# Seconds between two words to a Redis that is up: it takes three failures to be left alone, whether anybody needs it or not.
+PULSE: Final = 1.0
 BATCH: Final = 128
 # A timer that rings later than this part of the budget too late was kept waiting by this process itself.
 LATE: Final = 0.1
@@ -83,8 +85,10 @@ class _Call(NamedTuple):
 class Link:
     """One Redis. `on_up` is called when it has come back. Raises ValueError for an address that cannot be one."""
 
-    def __init__(self, url: str, watcher: Watcher, budget: float = BUDGET) -> None:
+    def __init__(self, url: str, watcher: Watcher, budget: float = BUDGET, *, quiet: bool = False) -> None:
+        """`quiet`: another link to the same Redis tells the log of its coming and going."""
         self._watcher = watcher
+        self._level = logging.DEBUG if quiet else logging.WARNING
         self._counted = watcher.redis_call
         self._budget = budget
         self._pool = BlockingConnectionPool.from_url(
@@ -108,6 +112,7 @@ class Link:
         self._queue: deque[_Call] = deque()
         self._sending: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._pulsing: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[list[Any]]] = set()
         self._said: set[str] = set()
         self.on_up: Callable[[], None] = lambda: None
@@ -129,9 +134,10 @@ class Link:
             while not self._breaker.failed():
                 pass
             self._opened(problem)
+        self._pulsing = asyncio.create_task(self._pulse())
 
     async def close(self) -> None:
-        for task in (self._sending, self._probing):
+        for task in (self._pulsing, self._sending, self._probing):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -256,8 +262,15 @@ class Link:
 
     def _opened(self, problem: Exception) -> None:
         self._watcher.redis_up(False)
-        log.warning("redis is down (%s): it is left alone until it answers again", _reason(problem))
+        log.log(self._level, "redis is down (%s): it is left alone until it answers again", _reason(problem))
         self._probing = asyncio.create_task(self._probe())
+
+    async def _pulse(self) -> None:
+        """Ask for a sign of life in turn with the calls, so that readiness is true where nobody calls."""
+        while True:
+            await asyncio.sleep(PULSE)
+            if self._breaker.closed:
+                self._put(_Call("probe", None, ("PING",), None))
 
     async def _probe(self) -> None:
         """Look until it is well again; connections are made anew, to whichever server has the name now."""
@@ -271,7 +284,7 @@ class Link:
                 continue
             self._breaker.close()
             self._watcher.redis_up(True)
-            log.warning("redis is up again")
+            log.log(self._level, "redis is up again")
             self.on_up()
 
     async def _look(self) -> None:

@@ -19,11 +19,11 @@ from gateway.shared.redis import RedisLimits, WhenDown
 
 
 class Prefixes(Protocol):
-    """Who knows what was sent where: calls `share` with a note for each prompt, and takes those of others by `hear`."""
+    """Who knows what was sent where: calls `share` with a note for each prompt, and takes those of others by `hear`, with the time."""
 
     share: Callable[[bytes], None] | None
 
-    def hear(self, message: bytes) -> None: ...
+    def hear(self, message: bytes, now: float) -> None: ...
 
 
 class Sharing:
@@ -36,6 +36,7 @@ class Sharing:
         self, redis: str | None, down: WhenDown, lease: float, clock: Clock, watcher: Watcher, prefixes: tuple[Prefixes, str] | None = None
     ) -> None:
         alone = MemoryLimits(clock)
+        self._clock = clock
         self.denials = Denials(clock)
         self.limits: Limits = alone
         self._redis: tuple[RedisLimits, News] | None = None
@@ -49,7 +50,7 @@ class Sharing:
         subjects: dict[str, Callable[[str], None]] = {"denials": self.denials.hear}
         if prefixes is not None:
             known, tag = prefixes
-            gossip = self._gossip = Gossip(known.hear)
+            gossip = self._gossip = Gossip(lambda note: known.hear(note, self._clock.now().timestamp()))
             known.share = gossip.say
             subject = f"prefixes:{tag}"
             subjects[subject] = gossip.hear

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from pydantic import SecretStr
 
+from gateway.errors import UpstreamError
 from gateway.hosts import Deployment, Host
 from gateway.openings import Openings
 from gateway.upstream import litellm_adapter as adapter
@@ -51,12 +52,28 @@ class Account:
         }
         key = self.key
         if key:
-            text = key if isinstance(key, str) else key.read()
-            if self.auth == "api-key":
-                headers["api-key"] = text
-            else:
-                headers["authorization"] = f"Bearer {text}"
+            name, value = self._signed(key)
+            headers[name] = value
         return headers
+
+    def _signed(self, key: str | KeyFile) -> tuple[str, str]:
+        text = key if isinstance(key, str) else key.read()
+        return ("api-key", text) if self.auth == "api-key" else ("authorization", f"Bearer {text}")
+
+    def renewal(self, sent: Mapping[str, str]) -> Callable[[], bool] | None:
+        """Tells, whenever it is asked, whether the key in its file is another one by now than was sent; None where it is in no file."""
+        key = self.key
+        if not isinstance(key, KeyFile):
+            return None
+
+        def renewed() -> bool:
+            try:
+                name, value = self._signed(key)
+            except UpstreamError:
+                return False
+            return sent.get(name) != value
+
+        return renewed
 
 
 class Accounts:

@@ -18,9 +18,10 @@ HEAD_LIMIT = 64 * 1024
 # Bytes that wait for `read`, their framing included; one read of the socket may come on top.
 BUFFER_LIMIT = 256 * 1024
 
-# The last one is what our own workers say of a request that certainly did not reach its host; no host is asked about it.
-UNSENT = b"x-faregate-unsent"
-_KNOWN = frozenset((b"content-type", b"retry-after", b"content-encoding", b"content-length", b"transfer-encoding", UNSENT))
+# What our own workers say, and no host is asked about: of a request that certainly did not reach its host, and of one that its host
+# may bill although there is no answer.
+UNSENT, BILLED = b"x-faregate-unsent", b"x-faregate-billed"
+_KNOWN = frozenset((b"content-type", b"retry-after", b"content-encoding", b"content-length", b"transfer-encoding", UNSENT, BILLED))
 
 
 class Connection(asyncio.Protocol):

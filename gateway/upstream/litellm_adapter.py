@@ -1,7 +1,8 @@
 """Bedrock, through litellm in a process of its own: the gateway never imports it, and it never sees another host's key.
 
 The worker (litellm_worker) is started for the first request, speaks HTTP with OpenAI's bodies on a socket in a private folder, and
-ends with the gateway. Its answers are read like any host's. Beside the body it says whether anything was sent at all.
+ends with the gateway. Its answers are read like any host's. Beside the body it says whether anything was sent at all, and whether AWS
+may bill what it lost.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.upstream.client import HttpAnswer
-from gateway.upstream.connection import UNSENT, Connection
+from gateway.upstream.connection import BILLED, UNSENT, Connection
 from gateway.upstream.pool import Pool
 from gateway.upstream.port import Call
 
@@ -143,6 +144,11 @@ class LitellmUpstream:
         connection = await self._connect()
         call.sent = True
         await connection.ask(f"POST / HTTP/1.1\r\ncontent-length: {len(call.body)}\r\n\r\n".encode() + call.body)
+        billed = connection.fields.get(BILLED)
+        if billed is not None:
+            connection.abort()
+            kind, text = (UpstreamTimeout, "took too long") if billed == b"timeout" else (UpstreamError, "broke off, or has no end")
+            raise kind(f"Bedrock's answer {text}; it may have been billed.", dispatched=True)
         unsent = connection.fields.get(UNSENT)
         if unsent is not None:
             # A litellm that refuses is no host that was asked; the worker knows from the socket.

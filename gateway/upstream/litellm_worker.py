@@ -44,6 +44,7 @@ FINISHES = {
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
 }
+NO_END = "Bedrock's answer has no end that is known ({})."
 NO_USAGE = {"inputTokens": 0, "outputTokens": 0, "totalTokens": 0}
 # Statuses of AWS that mean something else in OpenAI's protocol: the model timed out; it failed; it is not ready.
 STATUSES = {408: 504, 424: 502, 409: 503}
@@ -56,10 +57,14 @@ class Unsent(Exception):
 
 @dataclass
 class Seen:
-    """What the host really said to one call. `stop`, `usage` and `fault` come from its bytes."""
+    """What the host really said to one call. `begun`, `stop`, `usage` and `fault` come from its bytes.
+
+    `sent`: from then on the host may bill the call, unless it refuses it with a status. `begun`: it has written something.
+    """
 
     sent: bool = False
     late: bool = False
+    begun: bool = False
     status: int = 0
     kind: str = ""
     text: str = ""
@@ -81,6 +86,8 @@ class Seen:
         if headers.get(":message-type") in ("exception", "error"):
             said = _object(payload).get("message") or headers.get(":error-message") or "The model's stream broke off."
             self.fault = {"message": str(said)[:2000], "type": kind, "param": None, "code": STREAM_STATUSES.get(kind, 500)}
+        elif kind in ("contentBlockStart", "contentBlockDelta"):
+            self.begun = True
         elif kind == "messageStop":
             self.stop = str(_object(payload).get("stopReason") or "")
         elif kind == "metadata":
@@ -168,16 +175,20 @@ def tap(httpx: Any) -> Any:
             self._stream, self._seen, self._events = stream, seen, events
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            if not self._events:
-                whole = b"".join([data async for data in self._stream])
-                yield self._seen.whole(whole)
-                return
-            buffer = EventStreamBuffer()
-            async for data in self._stream:
-                buffer.add_data(data)
-                for event in buffer:
-                    self._seen.event(event.headers, event.payload)
-                yield data
+            try:
+                if not self._events:
+                    whole = b"".join([data async for data in self._stream])
+                    yield self._seen.whole(whole)
+                    return
+                buffer = EventStreamBuffer()
+                async for data in self._stream:
+                    buffer.add_data(data)
+                    for event in buffer:
+                        self._seen.event(event.headers, event.payload)
+                    yield data
+            except httpx.TimeoutException:
+                self._seen.late = True
+                raise
 
         async def aclose(self) -> None:
             await self._stream.aclose()
@@ -194,6 +205,9 @@ def tap(httpx: Any) -> Any:
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 seen.sent, seen.late = False, isinstance(error, httpx.TimeoutException)
                 raise Unsent(type(error).__name__) from None
+            except httpx.TimeoutException:
+                seen.late = True
+                raise
             if response.status_code != 200:
                 return await self._refused(seen, response, request)
             events = "eventstream" in response.headers.get("content-type", "")
@@ -206,8 +220,9 @@ def tap(httpx: Any) -> Any:
                 async for data in response.stream:
                     body += data[: ERROR_LIMIT - len(body)]
             finally:
+                # A refusal is one also where its text breaks off.
+                seen.refused(response.status_code, response.headers, bytes(body))
                 await response.stream.aclose()
-            seen.refused(response.status_code, response.headers, bytes(body))
             return httpx.Response(response.status_code, headers={"content-type": "application/json"}, content=bytes(body), request=request)
 
     return Tap()
@@ -217,12 +232,26 @@ def tap(httpx: Any) -> Any:
 
 
 class Refusal(Exception):
-    """What the gateway hears instead of an answer. `unsent`: why certainly nothing was billed, `refused` or `timeout`."""
+    """What the gateway hears instead of an answer: a status of AWS, which bills nothing for it.
 
-    def __init__(self, status: int, message: str, kind: str = "", unsent: str = "", retry_after: str | None = None) -> None:
+    `unsent`: nothing has reached AWS, `refused` or `timeout`. `billed`: AWS has the request and may bill it, `broken` or `timeout`.
+    """
+
+    def __init__(
+        self, status: int, message: str, kind: str = "", unsent: str = "", billed: str = "", retry_after: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.unsent, self.retry_after = status, unsent, retry_after
-        self.body = {"error": {"message": message, "type": kind or None, "param": None, "code": status}}
+        self.status = status
+        self.body: dict[str, Any] = {"error": {"message": message, "type": kind or None, "param": None, "code": status}}
+        self.headers = {"x-faregate-unsent": unsent, "x-faregate-billed": billed, "retry-after": (retry_after or "").strip()[:40]}
+
+
+class Spoilt(Refusal):
+    """An answer that cannot be given although AWS has worked on it: with status 200, beside what shows the work: usage, choices."""
+
+    def __init__(self, refusal: Refusal, shown: dict[str, Any]) -> None:
+        super().__init__(200, "")
+        self.body = refusal.body | shown
 
 
 def refusal_of(seen: Seen, error: Exception) -> Refusal:
@@ -232,7 +261,8 @@ def refusal_of(seen: Seen, error: Exception) -> Refusal:
         status = STATUSES.get(seen.status, seen.status)
         return Refusal(status, seen.text or f"Bedrock answered {seen.status}.", seen.kind, retry_after=seen.retry_after)
     if seen.sent:
-        return Refusal(502, f"Bedrock's answer broke off ({name}).")
+        broken = Refusal(504 if seen.late else 502, f"Bedrock's answer broke off ({name}).", billed="timeout" if seen.late else "broken")
+        return Spoilt(broken, {"usage": seen.usage}) if seen.usage else broken
     if seen.late:
         return Refusal(504, "Bedrock could not be reached in time.", unsent="timeout")
     said: Any = getattr(error, "status_code", None)
@@ -256,7 +286,7 @@ def checked(data: bytes) -> dict[str, Any]:
 
 def head_of(status: int, kind: str, extra: dict[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {status} Worker", f"content-type: {kind}", "transfer-encoding: chunked", "connection: close"]
-    lines += [f"{name}: {value}" for name, value in extra.items()]
+    lines += [f"{name}: {value}" for name, value in extra.items() if value]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
@@ -281,55 +311,73 @@ class Call:
         try:
             await self._answer(checked(data))
         except Refusal as refusal:
-            extra = {"x-faregate-unsent": refusal.unsent} if refusal.unsent else {}
-            extra |= {"retry-after": refusal.retry_after.strip()[:40]} if refusal.retry_after else {}
-            self._writer.write(head_of(refusal.status, "application/json", extra) + piece(json.dumps(refusal.body).encode()) + piece(b""))
+            self._put_whole(refusal.status, refusal.body, refusal.headers)
         await self._writer.drain()
 
     async def _answer(self, body: dict[str, Any]) -> None:
         try:
             answer = await self._engine.ask(body)
+            whole = {} if body.get("stream") else self._whole(answer, body["model"])
+        except Refusal:
+            raise
         except Exception as error:
             raise refusal_of(self._seen, error) from None
-        if body.get("stream"):
+        if whole:
+            self._put_whole(200, whole, {})
+        else:
             await self._stream(answer, body["model"])
-            return
-        if self._seen.finish is None:
-            raise Refusal(502, f"Bedrock's answer has no end that is known ({self._seen.stop}).")
-        whole = json.dumps(self._whole(answer, body["model"]), ensure_ascii=False).encode("utf-8", "replace")
-        self._writer.write(head_of(200, "application/json", {}) + piece(whole) + piece(b""))
 
     def _whole(self, answer: Any, model: str) -> dict[str, Any]:
-        said = answer.choices[0].message
+        """The answer with the end that the host itself stated; raises Refusal where it stated none that is known."""
+        seen, said = self._seen, answer.choices[0].message
         message: dict[str, Any] = {"role": "assistant", "content": said.content or "", **_parts(said)}
-        found = {"id": str(answer.id), "object": "chat.completion", "created": self._created, "model": model}
-        found["choices"] = [{"index": 0, "message": message, "finish_reason": self._seen.finish}]
-        return found | ({"usage": self._seen.usage} if self._seen.usage else {})
+        shown: dict[str, Any] = {"choices": [{"index": 0, "message": message, "finish_reason": seen.finish}]}
+        shown |= {"usage": seen.usage} if seen.usage else {}
+        if seen.finish is None:
+            refusal = Refusal(502, NO_END.format(seen.stop), billed="broken")
+            raise Spoilt(refusal, shown) if seen.usage or told(message) else refusal
+        return {"id": str(answer.id), "object": "chat.completion", "created": self._created, "model": model} | shown
+
+    def _put_whole(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        self._writer.write(head_of(status, "application/json", headers) + piece(data) + piece(b""))
 
     async def _stream(self, answer: Any, model: str) -> None:
         self._writer.write(head_of(200, "text/event-stream", {}))
-        first, fault = True, None
+        first, shown, fault = True, False, None
         try:
             async for chunk in answer:
                 self._id = self._id or str(chunk.id)
                 delta = delta_of(chunk)
                 if delta:
                     self._put(model, {"role": "assistant", **delta} if first else delta)
-                    first = False
+                    first, shown = False, shown or told(delta)
                     await self._writer.drain()
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             fault = {"message": f"Bedrock's stream broke off ({type(error).__name__}).", "type": "upstream_error", "code": 502}
-        self._end(model, self._seen.fault or fault)
-
-    def _end(self, model: str, fault: dict[str, Any] | None) -> None:
-        """The end that the host itself stated; a stream that merely stops has failed, whatever litellm makes of it."""
         if fault is None and self._seen.finish is None:
-            fault = {"message": "Bedrock's stream ended without a stop reason.", "type": "upstream_error", "code": 502}
-        if fault is not None:
-            self._writer.write(piece(event({"error": fault})) + piece(b""))
-            return
+            # A stream that merely stops has failed, whatever litellm makes of it.
+            fault = {"message": NO_END.format(self._seen.stop), "type": "upstream_error", "code": 502}
+        if self._seen.fault or fault:
+            self._fail(self._seen.fault, fault, shown)
+        else:
+            self._end(model)
+
+    def _fail(self, stated: dict[str, Any] | None, fault: dict[str, Any] | None, shown: bool) -> None:
+        """The end of a stream that has failed, with the host's bill where it gave one; `stated`: the host's own error.
+
+        An error before any text says that nothing was billed. So where the host may have worked all the same, none is sent: the
+        stream breaks off, as the host's did.
+        """
+        usage = self._seen.usage
+        if usage or shown or (stated and not self._seen.begun):
+            self._writer.write(piece(event({"error": stated or fault} | ({"usage": usage} if usage else {}))))
+        self._writer.write(piece(b""))
+
+    def _end(self, model: str) -> None:
+        """The end that the host itself stated."""
         self._put(model, {}, self._seen.finish)
         if self._seen.usage:
             self._writer.write(piece(event(self._frame(model) | {"choices": [], "usage": self._seen.usage})))
@@ -340,6 +388,11 @@ class Call:
 
     def _put(self, model: str, delta: dict[str, Any], finish: str | None = None) -> None:
         self._writer.write(piece(event(self._frame(model) | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})))
+
+
+def told(said: dict[str, Any]) -> bool:
+    """Whether a message or delta has text by which the gateway sees that the host has worked."""
+    return bool(said.get("content") or said.get("reasoning_content"))
 
 
 def delta_of(chunk: Any) -> dict[str, Any]:
@@ -435,6 +488,8 @@ def main() -> None:
     except ImportError as error:
         print(f"cannot import {error.name or 'litellm'}", flush=True)
         sys.exit(1)
+    # All is closed by now; taking down what litellm has imported would keep the gateway waiting for a second.
+    os._exit(0)
 
 
 if __name__ == "__main__":
