@@ -215,6 +215,8 @@ _KEYS = re.compile(
 )
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 MESSAGE_LIMIT = 500
+# Our own code for an error that is a web page: of a proxy or a firewall, not of the host's API.
+PAGE = "web_page"
 
 
 def read_error(status: int, body: bytes) -> HostError:
@@ -223,6 +225,8 @@ def read_error(status: int, body: bytes) -> HostError:
         found = error_of(read_json(body))
     except ValueError:
         found = None
+    if found is None and body.lstrip()[:1] == b"<":
+        return HostError(status, PAGE, f"The host answered {status} with a web page.")
     if found is None:
         return HostError(status, None, f"The host answered {status} without an explanation.")
     return HostError(status, found.code, found.message)

@@ -8,11 +8,13 @@ Fault = Literal["caller", "policy", "upstream", "ours"]
 
 
 class Refused(NamedTuple):
-    """How a host refused: its HTTP status, the seconds that it asks to be left alone, how many requests at a time it allows."""
+    """How a host refused: its HTTP status, the seconds that it asks to be left alone, how many requests at a time it allows; `broke`:
+    whether it names the gateway's balance, whatever its status is."""
 
     status: int
     wait: int | None = None
     limit: int | None = None
+    broke: bool = False
 
 
 class FaregateError(Exception):
@@ -56,6 +58,10 @@ class ContextExceeded(InvalidRequest):
     """The prompt and the answer certainly do not fit; the text carries the arithmetic."""
 
     code = "context_exceeded"
+
+
+class NotServed(InvalidRequest):
+    """One host does not serve the request as it stands; another one may."""
 
 
 class InvalidKey(FaregateError):
@@ -145,6 +151,8 @@ class UpstreamError(FaregateError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+    slow_client = False
+    """Whether the time went by while the client read: no fault of the host's."""
 
 
 class NoDeployment(FaregateError):

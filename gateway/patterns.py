@@ -24,7 +24,7 @@ class Pattern(NamedTuple):
     ways: int = 1
 
     def effort(self, length: int) -> int:
-        """Steps within which a line of so many letters is told to match or not: some hundred million a second."""
+        """Steps within which a line of so many letters is told to match or not; a thousand million take half a second at most."""
         steps: int = (length + 1) ** self.repeats * self.ways
         return steps
 

@@ -46,6 +46,10 @@ class Play:
     headers: dict[str, str] = field(default_factory=dict)
     fault: tuple[str, str] | None = None
     reset: bool = False
+    cut: int | None = None
+    """The bytes of the body after which the connection ends."""
+    hang: bool = False
+    """Nothing is answered until the client has gone."""
     tool: dict[str, Any] | None = None
     pause: float = 0.0
 
@@ -148,28 +152,39 @@ class Bedrock:
         ):
             self.unsigned.append(handler.path)
         play = self.plays.pop(0) if self.plays else Play()
-        if play.status != 200:
-            self.answer(
-                handler, play.status, {"message": play.message}, {"x-amzn-errortype": f"{play.kind}:http://internal", **play.headers}
-            )
+        if play.hang:
+            handler.connection.recv(1)
+            handler.close_connection = True
+        elif play.status != 200:
+            named = {"x-amzn-errortype": f"{play.kind}:http://internal", **play.headers}
+            self.answer(handler, play.status, {"message": play.message}, named, play.cut)
         elif action == "converse":
-            self.answer(handler, 200, whole(play), {})
+            self.answer(handler, 200, whole(play), {}, play.cut)
         else:
             self._stream(handler, play)
 
-    def answer(self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    def answer(
+        self, handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any], headers: dict[str, str], cut: int | None = None
+    ) -> None:
         data = json.dumps(body).encode()
         handler.send_response(status)
         for name, value in {"content-type": "application/json", "content-length": str(len(data)), **headers}.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(data)
+        handler.wfile.write(data[:cut])
+        if cut is not None:
+            handler.close_connection = True
 
     def _stream(self, handler: BaseHTTPRequestHandler, play: Play) -> None:
         handler.send_response(200)
         handler.send_header("content-type", "application/vnd.amazon.eventstream")
         handler.send_header("transfer-encoding", "chunked")
         handler.end_headers()
+        if play.cut is not None:
+            data = b"".join(frames(play))[: play.cut]
+            handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            handler.close_connection = True
+            return
         try:
             for data in frames(play):
                 handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

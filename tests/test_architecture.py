@@ -23,11 +23,11 @@ ROWS: Mapping[str, str] = {
     "facts": "contracts hosts calendars prices conversions routes patterns teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
     " shape assemble steps standings"
-    " openings router experience budgets prefix survival forecast foresight ranking health replicas volatile breaks"
+    " openings router experience budgets prefix survival forecast foresight ranking witnesses gate health replicas volatile breaks"
     " calibration losses",
     "stores": "ledger keys upstream shared recall policy_watch budget_view",
     "course": "watch relay receipts stretch replies explain ports prelude attempts exchange",
-    "edges": "front admin metrics families emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
+    "edges": "front admin metrics notices families emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
 }
 PURE = ("words", "facts", "decisions")
 IMPURE = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from gateway.upstream.port import Call, Deadlines
 from gateway.watch import ClientGone
 from tests.asking import ask as ask_here
 from tests.asking import policies
-from tests.harness import EmulatedHost, events
+from tests.harness import EmulatedHost, events, get_json
 from tests.replicas import Stage, error_of, lefts, nano, team_of, total
 from tests.scripted import until
 
@@ -44,7 +45,8 @@ ROUTES = f"""
 EDITS = [("routes.yaml", "- route: deepseek-chat\n", f"{ROUTES}\n- route: deepseek-chat\n")]
 # Enough for a few tokens where the prompt is read at the first host's price, and not at the second's.
 SMALL = total("0.000115")
-TEAMS = (team_of("rich"), team_of("budgeted", total("0.01")), team_of("small", SMALL))
+FEW = {"requests_per_minute": 2, "tokens_per_minute": 500, "concurrent": 1}
+TEAMS = (team_of("rich"), team_of("budgeted", total("0.01")), team_of("small", SMALL), team_of("few", limits=FEW))
 SETTINGS = {
     "FAREGATE_TIMEOUT_CONNECT": "1",
     "FAREGATE_TIMEOUT_FIRST_BYTE": "0.8",
@@ -98,7 +100,7 @@ FREE: dict[str, tuple[dict[str, Any], str]] = {
     "404": ({"status": 404}, "client_error"),
     "413": ({"status": 413}, "client_error"),
     "500": ({"status": 500}, "upstream_error"),
-    "504": ({"status": 504}, "timeout"),
+    "502 that says that it used nothing": ({"status": 502, "body": {"error": {}, "usage": {"completion_tokens": 0}}}, "upstream_error"),
     "529": ({"status": 529}, "upstream_error"),
     "a page": ({"html": True, "status": 200}, "upstream_error"),
     "a redirect": ({"redirect": "http://127.0.0.1:9/"}, "upstream_error"),
@@ -166,6 +168,9 @@ PAID: dict[str, tuple[dict[str, Any], int, str]] = {
     "cut before any text": ({"cut_after": 0}, 502, "upstream_error"),
     "silent": ({"hang": True}, 504, "timeout"),
     "compressed": ({"gzip": True}, 502, "upstream_error"),
+    "a proxy's 504": ({"status": 504}, 504, "timeout"),
+    "a proxy's 524": ({"status": 524}, 504, "timeout"),
+    "408": ({"status": 408}, 504, "timeout"),
 }
 
 
@@ -200,6 +205,32 @@ def test_a_route_may_pay_twice_and_then_says_for_what(stage: Stage, case: str, t
     assert nano(str(usage["cost"])) == row["nano"]
 
 
+def spent_at(stage: Stage, by: str) -> Counter[str]:
+    """Nano by group, of team `rich`."""
+    found = stage.admin(f"spend?by={by}&team=rich&from=2026-01-01T00:00:00Z&to=2100-01-01T00:00:00Z")
+    return Counter({one[by]: one["nano"] for one in found if one["currency"] == "USD"})
+
+
+def counted_at(stage: Stage) -> Counter[str]:
+    """What the metrics have spent at each host."""
+    found: Counter[str] = Counter()
+    for line in stage.one.metrics().splitlines():
+        if line.startswith("faregate_spend_total{") and 'team="rich"' in line:
+            found[line.partition('host="')[2].partition('"')[0]] += round(float(line.rpartition(" ")[2]) * 1_000_000_000)
+    return found
+
+
+def test_what_each_attempt_may_have_cost_is_spent_at_its_own_host(stage: Stage) -> None:
+    before, counted = spent_at(stage, "host"), counted_at(stage)
+    first(stage).faults({"cut_after": 5})
+    row = stage.row_of(stage.chat("rich", ask("twice"))[1])
+    (novita, possible), (openrouter, known) = [(one["host"], one["nano"]) for one in row["attempts"]]
+    added = Counter({novita: possible, openrouter: known})
+    assert spent_at(stage, "host") - before == added
+    until("it is counted", lambda: counted_at(stage) - counted == added)
+    assert sum(spent_at(stage, "host").values()) == sum(spent_at(stage, "model").values()) == spent_at(stage, "team")["rich"]
+
+
 def test_a_whole_answer_that_broke_is_paid_for_beside_the_next(stage: Stage) -> None:
     first(stage).faults({"cut_after": 5})
     status, headers, data = stage.chat("rich", ask("twice"))
@@ -221,6 +252,28 @@ def test_after_the_first_byte_nobody_else_is_asked(stage: Stage, fault: dict[str
     assert b"[DONE]" not in data
     assert second(stage).requests() == []
     assert [line[2] for line in lines(stage.row_of(headers))] == ["possible"]
+
+
+USED = {"prompt_tokens": 5000, "completion_tokens": 9000, "prompt_tokens_details": {"cached_tokens": 1000}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("refused", [500, 502, 503, 504, 524, 408, 429])
+def test_a_refusal_that_says_what_it_used_is_paid_for_and_nobody_else_is_asked(stage: Stage, refused: int, stream: bool) -> None:
+    first(stage).faults({"status": refused, "body": {"error": {"message": "gave up"}, "usage": USED}})
+    status, headers, data = stage.chat("rich", ask(stream=stream))
+    assert (status >= 400, headers["x-should-retry"]) == (True, "false"), data
+    assert second(stage).requests() == []
+    row = stage.row_of(headers)
+    assert [line[2:] for line in lines(row)] == [("known", True)]
+    assert (row["usage"]["cache_hit"], row["usage"]["cache_miss"], row["usage"]["output"]) == (1000, 4000, 9000)
+
+
+def test_a_refusal_that_holds_a_part_of_the_answer_is_paid_for(stage: Stage) -> None:
+    answer = {"error": {"message": "gave up"}, "choices": [{"message": {"content": "Three is greater."}}]}
+    first(stage).faults({"status": 502, "body": answer})
+    assert lines(stage.row_of(stage.chat("rich", ask())[1])) == [("novita", "upstream_error", "possible", True)]
+    assert second(stage).requests() == []
 
 
 def test_time_for_another_attempt_must_be_left(stage: Stage) -> None:
@@ -246,6 +299,22 @@ def test_the_next_attempt_is_held_before_it_is_sent(stage: Stage, team: str) -> 
     status, headers, _ = running.result()
     row = stage.row_of(headers)
     assert (status, row["nano"] <= held[0][1]) == (200, True)
+
+
+LIMITS: list[tuple[dict[str, Any], str]] = [
+    ({"hang": True}, "to the first token"),
+    ({"stall_after": 3, "seconds": 30}, "between two reads"),
+]
+
+
+@pytest.mark.parametrize(("fault", "limit"), LIMITS)
+def test_a_next_attempt_that_the_budget_makes_a_stream_has_the_limits_of_a_stream(stage: Stage, fault: dict[str, Any], limit: str) -> None:
+    second(stage).faults({"status": 500})
+    first(stage).faults(fault)
+    answer = stage.chat("budgeted", ask("back", max_tokens=60_000))
+    assert first(stage).requests()[-1]["body"]["stream"] is True
+    assert (answer[0], error_of(answer)["code"]) == (504, "upstream_timeout")
+    assert limit in error_of(answer)["message"]
 
 
 def test_a_next_attempt_that_no_budget_has_room_for_is_not_made(stage: Stage) -> None:
@@ -282,6 +351,13 @@ def test_of_several_failures_the_client_reads_the_one_that_says_most(stage: Stag
     row = stage.row_of(headers)
     assert [line[1:3] for line in lines(row)] == [("rate_limited", "none"), ("upstream_error", "none")]
     assert (row["status"], row["nano"], row["usage"]) == ("rate_limited", 0, None)
+
+
+def test_a_limit_on_the_rate_is_nothing_for_the_operator_unless_it_goes_by_the_balance(stage: Stage) -> None:
+    for host, said in ((first(stage), {}), (second(stage), {"body": {"error": {"message": "Slow down"}}})):
+        host.faults({"status": 429, **said})
+    assert stage.chat("rich", ask())[0] == 429
+    assert get_json(stage.one.root + "/readyz")["alarms"] == []
 
 
 def test_of_several_failures_one_that_may_have_cost_something_says_most(stage: Stage) -> None:
@@ -416,3 +492,11 @@ def test_a_dry_run_asks_nobody_and_holds_nothing(stage: Stage) -> None:
     assert "x-faregate-cost" not in headers
     assert first(stage).requests() == second(stage).requests() == []
     assert len(stage.rows("rich")) == rows
+
+
+def test_a_dry_run_counts_as_a_request_and_gives_its_place_back(stage: Stage) -> None:
+    """It is as much work as a request, but it uses no tokens: for those of one like it, it would be refused."""
+    got = [stage.chat("few", ask(max_tokens=5000), x_faregate_dry_run="1") for _ in range(3)]
+    assert [status for status, _, _ in got] == [200, 200, 429]
+    assert json.loads(got[2][2])["error"]["details"]["limit"] == "requests_per_minute"
+    assert stage.chat("few", ask())[0] == 429

@@ -6,13 +6,13 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.breaks import Breaks, priced
+from gateway.breaks import Breaks, overlap, priced
 from gateway.money import Rates
 from gateway.outcome import Break
-from gateway.prefix import prints
+from gateway.prefix import APART, prints
 from gateway.request import ChatRequest
 
 SECRET = b"a team's own"
@@ -156,6 +156,60 @@ def test_a_session_is_known_again_when_its_first_turns_are_left_out() -> None:
     watch.look(SYSTEM, U1, A1, U2, A2, U3)
     found = watch.look(SYSTEM, U2, A2, U3, A1, U1)
     assert found is not None and (found.part, found.kind) == ("messages[1] (user)", "truncated")
+
+
+class Counted(int):
+    """A size that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+sizes = st.lists(st.integers(0, 1), max_size=12)
+
+
+@settings(max_examples=1000)
+@given(sizes, sizes)
+@example([0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0])
+def test_the_overlap_is_what_trying_each_start_finds(before: list[int], now: list[int]) -> None:
+    ends = [before[start:] for start in range(len(before) + 1)]
+    assert overlap(before, now) == len(next(end for end in ends if end == now[: len(end)]))
+
+
+@pytest.mark.parametrize("tail", [(2,), (), (1,) * 500])
+def test_looking_for_what_was_cut_takes_linear_time(tail: tuple[int, ...]) -> None:
+    """Thousands of messages of one size, which anybody may send, must not keep all others waiting."""
+    before, now = [Counted(1)] * 4000, [*map(Counted, [1] * 3000), *map(Counted, tail)]
+    Counted.compared = 0
+    assert overlap([*before, Counted(3)], now) == 0
+    assert 3000 < Counted.compared < 6 * 8000
+
+
+def test_prompts_of_more_messages_than_any_conversation_has_are_passed_over() -> None:
+    watch = Watch("s")
+    many = [said("user", "a", 1)] * (APART + 1)
+    for head in ("x", "y", "z"):
+        assert watch.look(said("system", head), *many) is None
+    assert len(watch.breaks) == 0
+    assert watch.look(clocked("12:00"), *many[:-2]) is None
+    assert watch.look(clocked("12:01"), *many[:-2]) is not None
+
+
+def test_of_very_many_tools_the_order_is_not_remembered() -> None:
+    watch = Watch()
+    many = [{"name": f"{number}"} for number in range(2000)]
+    watch.look(SYSTEM, U1, tools=many)
+    found = watch.look(SYSTEM, U1, A1, U2, tools=many[::-1])
+    assert found is not None and found.kind == "tools_changed"
+    assert list(watch.breaks._tools.values()) == [(), ()]
 
 
 def test_another_conversation_knows_nothing_of_it() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.calibration import LASTS, Day, Fall, HitWatch, by_day
-from gateway.outcome import LedgerRow, Option, PlanNote
+from gateway.outcome import Attempt, LedgerRow, Option, PlanNote
 from gateway.usage import Sources, Usage
 from tests.test_metrics import ROW
 
@@ -134,6 +134,17 @@ def test_days_add_up_by_deployment_and_currency() -> None:
     key = ("2026-11-20", "deepseek", "deepseek-v4-pro", "USD")
     assert days[key] == Day(*key, 3, 3, 740 + 100 + 740, 1800, 640 + 64 + 640, 2700, 3000)
     assert sorted(days) == sorted([key, (*key[:3], "CNY"), ("2026-11-21", *key[1:]), ("2026-11-20", "gmi", "deepseek-v4-pro", "USD")])
+
+
+def test_of_several_attempts_only_the_last_was_foretold() -> None:
+    days: dict[tuple[str, str, str, str], Day] = {}
+    paid, late = Attempt("gmi", "m", "timeout", "possible", 300), Attempt("gmi", "m", "upstream_error", "none", 0)
+    last = Attempt("deepseek", "deepseek-v4-pro", "ok", "known", 700)
+    by_day([row(attempts=(paid, last)), row(nano=700, attempts=(late, last))], days)
+    # What answered was not billed: there is nothing to compare.
+    by_day([row(nano=300, attempts=(paid, late))], days)
+    (day,) = days.values()
+    assert (day.host, day.requests, day.nano, day.predicted_nano, day.compared) == ("deepseek", 2, 1400, 1800, 1)
 
 
 @pytest.mark.parametrize(

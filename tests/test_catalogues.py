@@ -271,6 +271,27 @@ def test_what_openrouter_says_beyond_a_card_is_shown(pricing: dict[str, Any], wo
 # Proposals
 
 
+# What no money is, and what of it is said.
+EXTREME = {
+    "1e400": "1E+400",
+    "1e-400": "1E-400",
+    "1e999999999": "1E+999999999",
+    "1e-999999999": "1E-999999999",
+    "1e99999999999999999999": "1e99999999999999999999",
+    "1" * 4000: "1" * 40,
+}
+
+
+@pytest.mark.parametrize("value", EXTREME, ids=[text[:24] for text in EXTREME])
+def test_a_number_beyond_all_prices_is_named(value: str) -> None:
+    """No exception of a decimal comes out, and no gigabyte of noughts."""
+    for found in (one({**FLASH, "input_cost_per_token": value}), routed(prompt=value, completion="0.000001")):
+        assert isinstance(found, Flagged) and len(found.reason) < 120
+        assert EXTREME[value] in found.reason
+    other = written({"deepseek/deepseek-flash": FLASH, "other/model": {"litellm_provider": "other", "input_cost_per_token": value}})
+    assert [entry.key for entry in litellm_map.offers(other, MODELS)] == ["deepseek/deepseek-flash"]
+
+
 @pytest.fixture(scope="module")
 def shipped() -> Policies:
     return load(default_folder())
@@ -314,7 +335,7 @@ SAME = {"novita/deepseek/deepseek-r1-0528": PLAIN | {"cache_read_input_token_cos
 def test_an_equal_price_gives_nothing(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("import-litellm", catalogue(tmp_path, SAME), "--policies", folder, "--exit-code") == 0
     said = capsys.readouterr()
-    assert said.out == "" and said.err == "no new card; 1 prices are as in policies, 0 to look at\n"
+    assert said.out == "" and said.err == "no new card; 1 price is as in policies, 0 to look at\n"
 
 
 def test_a_changed_price_is_a_difference_that_git_applies(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,6 +369,7 @@ def test_written_cards_are_appended_and_earlier_instants_keep_their_price(
         "before": "novita-r1-0528-usd-2025-05-28",
         "per_million": {"cache_hit": "0.4", "cache_miss": "0.8", "output": "2.5"},
         "windows": [],
+        "drops": [],
     }
     assert path.read_text().startswith(old.rstrip()) and path.read_text() != old
     ours = load(folder).prices
@@ -362,7 +384,10 @@ def test_written_cards_are_appended_and_earlier_instants_keep_their_price(
 @pytest.mark.parametrize("start", ["2025-05-28T00:00:00Z", "2026-11-01T00:00:00Z"])
 def test_nothing_is_put_before_or_in_place_of_a_card(tmp_path: Path, folder: Path, start: str, capsys: pytest.CaptureFixture[str]) -> None:
     """OpenRouter has a card from 2025-05-28 and one from 2026-10-19; one more from 2027 stands for what is planned."""
-    listed = {"id": "deepseek/deepseek-r1-0528", "pricing": {"prompt": "0.0000009", "completion": "0.000003"}}
+    listed = {
+        "id": "deepseek/deepseek-r1-0528",
+        "pricing": {"prompt": "0.0000009", "completion": "0.000003", "input_cache_read": "0.0000001"},
+    }
     file = tmp_path / "models.json"
     file.write_text(json.dumps({"data": [listed]}))
     assert run("import-openrouter", file, "--policies", folder, "--write", "--from", "2027-01-01T00:00:00Z") == 0
@@ -427,7 +452,7 @@ def test_a_wheel_is_read_without_importing_it(tmp_path: Path, folder: Path, caps
     with zipfile.ZipFile(wheel, "w") as made:
         made.writestr(litellm_map.IN_WHEEL, written(SAME))
     assert run("import-litellm", wheel, "--policies", folder) == 0
-    assert "1 prices are as in policies" in capsys.readouterr().err
+    assert "1 price is as in policies" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -437,6 +462,8 @@ def test_a_wheel_is_read_without_importing_it(tmp_path: Path, folder: Path, caps
         ("not json", (), "is not JSON"),
         ("[" * 100_000, (), "is not JSON"),
         ("[]", (), "is no object of models"),
+        ('{"data": [{"id": "deepseek/deepseek-r1-0528", "pricing": {"prompt": "0"}}]}', (), "has no model with a `litellm_provider`"),
+        ("{}", (), "has no model with a `litellm_provider`"),
         ("{}", ("--write",), "--write needs --from"),
         ("{}", ("--from", "tomorrow"), "is no instant"),
         ("{}", ("--host", "nowhere"), "no host is named 'nowhere'"),
@@ -451,6 +478,82 @@ def test_mistakes_are_one_line(
     assert run("import-litellm", file, "--policies", folder, *words) == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"data": [{"id": "deepseek-flash", "object": "model"}]}', '{"novita/x": {"litellm_provider": "novita"}}']
+)
+def test_another_list_is_not_openrouters(tmp_path: Path, folder: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that asks every week would otherwise be silent for ever."""
+    file = tmp_path / "models.json"
+    file.write_text(content)
+    assert run("import-openrouter", file, "--policies", folder, "--exit-code") == 2
+    assert "It should be what GET https://openrouter.ai/api/v1/models answered." in capsys.readouterr().err
+
+
+def test_a_model_of_another_time_is_not_said_to_lack_a_row(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.json"
+    file.write_text(
+        json.dumps({"data": [{"id": "deepseek/deepseek-r1-0528", "pricing": {"prompt": "0.0000009", "completion": "0.000003"}}]})
+    )
+    assert run("import-openrouter", file, "--policies", folder, "--from", "2025-01-01T00:00:00Z") == 0
+    told = capsys.readouterr().out
+    assert told == "# look at openrouter/deepseek/deepseek-r1-0528: is not served at 2025-01-01T00:00:00Z\n"
+
+
+# ---- cards that would say less than the one before
+
+
+PRO = {"litellm_provider": "deepseek", "mode": "chat", "input_cost_per_token": "9e-07", "output_cost_per_token": "2e-06"}
+FLAT = {"deepseek/deepseek-v4-pro": PRO | {"input_cost_per_token_cache_hit": "1e-08"}}
+DECEMBER = ("--from", "2026-12-01T00:00:00Z")
+
+
+def test_a_card_that_drops_windows_and_holidays_says_so(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("import-litellm", catalogue(tmp_path, FLAT), "--policies", folder, *DECEMBER) == 0
+    told = capsys.readouterr().out
+    dropped = "its windows (peak 0.044/1.32/3.96), its holidays (cn-public-holidays)"
+    line = "# look at deepseek/deepseek-v4-pro: the new card drops what deepseek-v4-pro-usd-2026-09-16 has: "
+    assert told.startswith(f"{line}{dropped}; deepseek-v4-pro-usd-2026-09-16 is verified, the new card is not\n")
+    note = next(one for one in told.splitlines() if one.startswith("+  note: "))
+    assert f"dropped, because the catalogue has no such thing, of deepseek-v4-pro-usd-2026-09-16: {dropped}" in note
+    assert "kept" not in note
+
+
+def test_a_card_that_drops_something_is_not_written_unasked(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, path = catalogue(tmp_path, FLAT | DEARER), folder / "prices" / "deepseek.yaml"
+    kept = path.read_bytes()
+    assert run("import-litellm", file, "--policies", folder, "--write", *DECEMBER, "--exit-code") == 1
+    told = capsys.readouterr()
+    assert path.read_bytes() == kept
+    assert "1 new card, written to prices/novita.yaml; 1 new card not written (deepseek-v4-pro-usd-2026-12-01): --allow-drops" in told.err
+    assert "+- card: deepseek-v4-pro" not in told.out
+    assert run("import-litellm", file, "--policies", folder, "--write", *DECEMBER, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["held"] == ["deepseek-v4-pro-usd-2026-12-01"]
+    assert run("import-litellm", file, "--policies", folder, "--write", *DECEMBER, "--allow-drops", "--exit-code") == 0
+    card = load(folder).prices.card("deepseek", "deepseek-v4-pro", "USD", parse_instant("2026-12-02T02:00:00Z"))
+    assert (card.windows, card.rates) == ((), rates("0.01/0.9/2"))
+
+
+def test_a_cached_price_that_the_catalogue_lacks_is_dropped_aloud(folder: Path) -> None:
+    """Its card would price cached tokens as the others."""
+    ours = load(folder)
+    flat = rates("0.9/0.9/2")
+    offers = [Offer("k", "deepseek", "deepseek-v4-pro", ((0, flat),), states_hits=False)]
+    (card,) = review(offers, ours, stated_in(folder), TERMS).cards
+    assert card.drops[2:] == ("its price of cached tokens",)
+    dearer = Offer("k", "novita", "deepseek/deepseek-r1-0528", ((0, rates("0.7/0.7/3")),), states_hits=False)
+    found = review([dearer], ours, stated_in(folder), TERMS)
+    assert found.cards[0].drops == ("its price of cached tokens",)
+    assert "is verified" not in found.flagged[0].reason
+
+
+def test_off_peak_windows_keep_no_holidays(folder: Path) -> None:
+    """Holidays suspend what is dearer: where a catalogue has only cheaper hours, they are dropped, and that is said."""
+    week = ((0, rates("0.02/0.9/2")), (60, rates("0.01/0.5/1")), (120, rates("0.02/0.9/2")))
+    (card,) = review([Offer("k", "deepseek", "deepseek-v4-pro", week)], load(folder), stated_in(folder), TERMS).cards
+    assert card.drops == ("its holidays (cn-public-holidays)",)
+    assert "except" not in card.text and "kept" not in card.text
 
 
 def test_only_the_hosts_that_are_named_are_looked_at(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

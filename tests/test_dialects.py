@@ -10,6 +10,7 @@ import pytest
 from msgspec import Raw
 
 from gateway.dialects import (
+    PAGE,
     HostError,
     clean,
     detail_text,
@@ -76,9 +77,13 @@ def test_what_is_no_error_is_not_taken_for_one(body: Any) -> None:
     assert error_of(body) is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>502</html>", b"[1]", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"[1]", b"\xff", b"[" * 100_000])
 def test_an_error_body_in_no_dialect_still_has_a_text(body: bytes) -> None:
     assert read_error(502, body) == HostError(502, None, "The host answered 502 without an explanation.")
+
+
+def test_a_web_page_is_told_from_an_error_of_the_host() -> None:
+    assert read_error(502, b" <html>502</html>") == HostError(502, PAGE, "The host answered 502 with a web page.")
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,15 @@ async def test_a_failure_before_work_is_not_billed(clients: Clients, fault: dict
     assert await client.bill() == []
 
 
+@pytest.mark.parametrize("host", ["novita", "openrouter", "fireworks", "local-vllm"])
+async def test_only_deepseek_limits_by_the_balance(clients: Clients, host: str) -> None:
+    client = await clients.start(host)
+    await client.faults({"status": 429})
+    async with client.session.post(client.url(), json=chat("m")) as response:
+        text = await response.text()
+    assert response.status == 429 and "Rate limit exceeded" in text and "balance" not in text
+
+
 async def test_whole_answers_fail_too(clients: Clients) -> None:
     client = await clients.start()
     body = chat("deepseek-flash", "[[answer=9 reasoning=1]]")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import pytest
 
 from gateway.emulator.tokens import Tokens
 from gateway.policies import default_folder
-from tests.harness import EmulatedHost, LiveGateway, events, get_json, texts
+from tests.harness import ADMIN, KEY, EmulatedHost, LiveGateway, events, get_json, texts
+from tests.scripted import until
 
 NOW = "2026-11-20T12:00:00Z"
 LIMIT = 500
@@ -172,7 +176,6 @@ REFUSED = {
     429: (429, "rate_limited", "rate_limited"),
     500: (502, "upstream_error", "upstream_error"),
     503: (502, "upstream_error", "upstream_error"),
-    504: (504, "upstream_timeout", "timeout"),
     529: (502, "upstream_error", "upstream_error"),
 }
 
@@ -234,3 +237,45 @@ def test_a_host_that_cannot_be_reached_may_be_asked_again(tmp_path: Path) -> Non
     assert (status, json.loads(data)["error"]["code"]) == (502, "upstream_error")
     assert headers.get("x-should-retry") != "false"
     assert (row["status"], row["nano"], row["attempts"][0]["billed"]) == ("upstream_error", 0, "none")
+
+
+def leave(gateway: LiveGateway, body: dict[str, Any]) -> None:
+    """Ask, and go as soon as the host has the request."""
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(data)}\r\n\r\n"
+    host, port = gateway.root.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(head.encode() + data)
+        until("the host has it", lambda: gateway.hosts["openrouter"].requests() != [])
+
+
+BILLS_ON = "openrouter/deepseek/deepseek-v3.2"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_host_that_bills_on_and_hangs_is_not_heard_for_ever_once_the_client_has_left(tmp_path: Path, stream: bool) -> None:
+    settings = {"FAREGATE_TIMEOUT_FIRST_BYTE": "0.8"}
+    with LiveGateway(tmp_path, ("openrouter",), NOW, settings) as gateway:
+        gateway.hosts["openrouter"].faults({"hang": True})
+        leave(gateway, chat_body(BILLS_ON, "Which is greater?", stream))
+        until("it has ended", lambda: gateway.rows() != [])
+        (row,) = gateway.rows()
+        assert (row["status"], [line["billed"] for line in row["attempts"]]) == ("timeout", ["possible"])
+        # Of what would have come in one piece nothing was heard: so it is as long as was foretold.
+        assert row["usage"]["sources"]["output"] != "reported" and row["nano"] > 0
+        assert (row["usage"]["output"] > 0) is not stream
+        (spent,) = get_json(f"{gateway.admin_url}/admin/v1/spend", {"authorization": f"Bearer {ADMIN}"})
+        assert spent["nano"] == row["nano"] and spent["estimated"] == spent["spent"]
+        assert f'faregate_host_requests{{host="openrouter",model="{BILLS_ON.partition("/")[2]}"}} 0.0' in gateway.metrics()
+
+
+def test_the_drain_does_not_wait_longer_than_it_may_for_a_host_that_nobody_waits_for(tmp_path: Path) -> None:
+    gateway = LiveGateway(tmp_path, ("openrouter",), NOW, {"FAREGATE_DRAIN": "1"})
+    gateway.hosts["openrouter"].faults({"hang": True})
+    leave(gateway, chat_body(BILLS_ON, "Which is greater?", False))
+    begun = time.monotonic()
+    gateway.close()
+    assert time.monotonic() - begun < 15
+    with sqlite3.connect(gateway.ledger) as ledger:
+        assert ledger.execute("SELECT count(*) FROM hold WHERE state = 'held'").fetchone() == (0,)
+        assert [nano > 0 for (nano,) in ledger.execute("SELECT nano FROM request")] == [True]

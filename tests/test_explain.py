@@ -227,8 +227,31 @@ TEXTS: dict[str, tuple[LedgerRow, list[str]]] = {
         replace(ROW, host_nano=2_400_000, disputed=True),
         ["the host itself says 0.0024 (disputed: ours is charged)"],
     ),
+    "asked for by name": (
+        replace(ROW, route=f"novita/{R1}", plan=PlanNote((SERVED,))),
+        ["why          it was asked for by name"],
+    ),
+    "failed": (
+        replace(
+            ROW, status="upstream_error", nano=0, usage=None, parts=None, attempts=(Attempt("novita", R1, "upstream_error", "none", 0),)
+        ),
+        [f"asked for deepseek-r1-0528; no whole answer came from novita/{R1}; charged: 0 USD.", "Failed at the host in 3.00 s"],
+    ),
+    "failed twice": (
+        replace(ROW, status="timeout", attempts=(FAILED, replace(FAILED, host="novita"))),
+        [f"no whole answer came from novita/{R1}, the last to be asked; charged: 0.0025 USD."],
+    ),
+    "left": (
+        replace(ROW, status="client_gone"),
+        [f"novita/{R1} served it until the client left, for 0.0025 USD."],
+    ),
     "stopped": (replace(ROW, status="stopped", stopped="budget"), ["Stopped (budget) in 3.00 s"]),
 }
+
+
+def test_without_a_plan_there_is_no_table_and_no_gap_in_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capsys, "explain", "r1", "--ledger", kept(tmp_path, replace(ROW, plan=None)))
+    assert "\n\n\n" not in out and "why          its plan is not known" in out
 
 
 @pytest.mark.parametrize("name", TEXTS)

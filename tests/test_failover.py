@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import format_datetime
@@ -11,11 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.health import PARKED, STREAK
+from gateway.gate import STREAK
+from gateway.witnesses import PARKED
 from tests.harness import EmulatedHost, events, post_json
 from tests.load import CONCURRENT, Ask, Got
 from tests.replicas import QUIET, Stage, team_of, total
-from tests.scripted import until
+from tests.scripted import DONE, JSON, Script, ScriptedHost, chunk, gated, until, usage
 
 FIRST, SECOND = "novita/deepseek/deepseek-v3.2", "openrouter/deepseek/deepseek-v3.2"
 ROUTES = f"""
@@ -207,3 +209,134 @@ def test_a_host_that_is_gone_during_load(tmp_path: Path) -> None:
             _returned(stage)
     finally:
         host.close()
+
+
+# ---- one caller keeps no other away
+
+
+FINE = Script([chunk("ok"), chunk(finish="stop", usage=usage(5, 1)), DONE])
+
+
+class World(NamedTuple):
+    stage: Stage
+    host: ScriptedHost
+    key: Path
+
+    def asked(self, team: str, model: str = FIRST, stream: bool = True) -> tuple[int, str, str]:
+        """One request: its status, the host that answered, and the code of its error."""
+        body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Which is greater? [[answer=12 reasoning=0]]"}]}
+        status, headers, data = self.stage.chat(team, body)
+        code = "" if status == 200 else json.loads(data)["error"]["code"]
+        return status, headers.get("x-faregate-host", ""), code
+
+    def up(self) -> bool:
+        return all(not each["why"] for host in self.stage.admin("hosts") if host["host"] == "novita" for each in host["deployments"])
+
+
+@pytest.fixture(scope="module")
+def staged_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    host, folder = ScriptedHost(), tmp_path_factory.mktemp("callers")
+    key = folder / "key"
+    key.write_text("first-key-123")
+    teams, settings = (team_of("mallory"), team_of("victim")), {"NOVITA_API_KEY": f"file:{key}"}
+    try:
+        with Stage(
+            folder / "stage", teams, hosts=("openrouter",), urls={"novita": host.url}, edits=EDITS, settings=settings, clock=QUIET
+        ) as stage:
+            yield World(stage, host, key)
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def world(staged_world: World) -> World:
+    staged_world.host.forget()
+    staged_world.stage.reload()
+    return staged_world
+
+
+def said(message: str) -> bytes:
+    return json.dumps({"error": {"message": message}}).encode()
+
+
+REFUSALS = {
+    "a page of a firewall": (Script([b"<html>Blocked</html>"], "text/html", 403), 400, "invalid_request"),
+    "more than is left": (Script([said("This request requires more credits, or fewer max_tokens.")], JSON, 402), 400, "invalid_request"),
+    "what it cannot do": (Script([said("No endpoints found that support tool use.")], JSON, 404), 400, "invalid_request"),
+    "an unknown 403": (Script([said("denied")], JSON, 403), 502, "upstream_error"),
+    "an unknown 402": (Script([said("pay")], JSON, 402), 502, "upstream_error"),
+    "an unknown 404": (Script([said("nothing here")], JSON, 404), 404, "model_not_found"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_host_refuses_to_one_caller_says_nothing_to_another(world: World, name: str) -> None:
+    script, status, code = REFUSALS[name]
+    world.host.play(script, script, FINE, FINE)
+    # Pinned it reads why; on a route another host takes it.
+    assert world.asked("mallory") == (status, "novita", code)
+    assert world.asked("mallory", "both") == (200, "openrouter", "")
+    assert world.asked("victim") == (200, "novita", "")
+    assert world.asked("mallory") == (200, "novita", "")
+
+
+def test_what_two_teams_are_refused_is_the_host_s(world: World) -> None:
+    world.host.play(*[Script([said("denied")], JSON, 403)] * 2)
+    for team in ("mallory", "victim"):
+        assert world.asked(team)[0] == 502
+    assert world.asked("mallory", "both") == (200, "openrouter", "")
+    assert world.asked("victim") == (503, "", "no_deployment")
+    assert not world.up()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "The response was filtered", "code": "content_filter"},
+        {"message": "Input flagged by moderation", "code": 403},
+        {"message": "bad tool schema", "code": 400},
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/event-stream", JSON])
+def test_what_is_refused_inside_a_200_is_the_request_s_own_fault(world: World, error: dict[str, Any], kind: str) -> None:
+    data = json.dumps({"error": error}).encode()
+    world.host.play(*[Script([data if kind == JSON else b"data: " + data + b"\n\n"], kind)] * (STREAK + 1))
+    # It is wrong everywhere, so nobody else is asked; and however often it comes, the host is well.
+    for model in (FIRST, "both"):
+        assert world.asked("mallory", model) == (400, "novita", "invalid_request")
+    for _ in range(STREAK - 1):
+        world.asked("mallory")
+    assert world.up()
+    world.host.play(FINE)
+    assert world.asked("victim", "both") == (200, "novita", "")
+
+
+def test_a_trial_that_writes_for_long_keeps_nobody_out(world: World) -> None:
+    gate = threading.Event()
+    world.host.play(*[Script([chunk("half")])] * STREAK)
+    for _ in range(STREAK):
+        world.asked("mallory")
+    assert world.asked("victim")[0] == 503
+    world.host.play(gated(gate, usage(5, 100)), FINE)
+    count = len(world.host.bodies)
+    # It waits for its time, which is two seconds.
+    until("the rest is over", lambda: world.up())
+    body = {"model": FIRST, "stream": True, "messages": [{"role": "user", "content": "Write a book."}]}
+    running = world.stage.aside("mallory", body)
+    try:
+        world.host.received(count + 1)
+        until("it has begun to answer", lambda: world.up())
+        assert world.asked("victim") == (200, "novita", "")
+        assert not running.done()
+    finally:
+        gate.set()
+    assert running.result()[0] == 200
+
+
+def test_a_key_that_is_renewed_in_its_file_is_used_at_once(world: World) -> None:
+    world.host.play(Script([said("token expired")], JSON, 401), FINE)
+    assert world.asked("mallory")[0] == 502
+    assert world.asked("victim") == (503, "", "no_deployment")
+    world.key.write_text("second-key-4567")
+    assert world.asked("victim") == (200, "novita", "")
+    assert world.up()

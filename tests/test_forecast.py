@@ -138,6 +138,24 @@ def test_memory_is_bounded() -> None:
     assert sum(map(len, forecast._waiting)) <= 51
 
 
+@pytest.mark.parametrize("back", [600.0, 86_400.0])
+def test_a_clock_that_is_set_back_costs_no_memory(back: float) -> None:
+    """A queue is in order of time: one head from the future would keep all that comes behind it."""
+    forecast = Forecast(conversations=50)
+    forecast.seen(KEY, 1, 1, 100_000.0, PLACE, 1000, 0)
+    for number in range(5000):
+        forecast.seen(KEY, 2, 1, 100_000.0 - back + number * 0.001, PLACE, 1000, 0)
+        assert sum(map(len, forecast._waiting)) <= 150
+
+
+def test_after_a_clock_was_set_back_by_a_day_it_goes_on_learning() -> None:
+    forecast, fresh = Forecast(), Forecast()
+    once(forecast, 50, 1.0, start=100_000.0)
+    ends = [once(one, 400, 2.0, base=1000) for one in (forecast, fresh)]
+    assert ask(forecast, at=ends[0]).turns == pytest.approx(ask(fresh, at=ends[1]).turns, rel=0.2)
+    assert ask(fresh, at=ends[1]).turns < 1.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.floats(0, 5000), st.integers(1, 100_000), st.floats(0, 1)), max_size=60))
 def test_whatever_happens_an_outlook_is_sane(events: list[tuple[int, int, float, int, float]]) -> None:
     forecast, at = Forecast(), 0.0

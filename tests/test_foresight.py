@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.clock import parse_instant
 from gateway.contracts import Cache
 from gateway.foresight import TYPICAL_OUTPUT, Ask, Foresight, Prospect
 from gateway.hosts import Deployment
-from gateway.prefix import Place, Prints
+from gateway.prefix import Place, Prints, packed
 from gateway.request import Caller, ChatRequest
 from gateway.usage import Sources, Usage
 from tests.asking import ask as request_of
@@ -265,6 +267,20 @@ def test_what_one_gateway_sent_another_with_the_same_secret_knows() -> None:
 def test_what_is_no_message_is_refused(message: bytes) -> None:
     with pytest.raises(ValueError, match=r"gateway|multiple"):
         Foresight(b"s" * 32).hear(message)
+
+
+@pytest.mark.parametrize("at", [float("inf"), float("-inf"), float("nan"), 1e300, -1e300, AT.timestamp() + 61, AT.timestamp() - 90_000])
+def test_a_time_that_cannot_be_is_refused(at: float) -> None:
+    """One such note would make every later request of its conversation fail, or nothing in the index age any more."""
+    there = Talk()
+    digests = there.look(asked("a"))[2].digests
+    message = msgspec.msgpack.encode(["other/m", False, at, packed(digests)])
+    with pytest.raises(ValueError, match="time"):
+        there.foresight.hear(message, AT.timestamp())
+    if not math.isfinite(at):
+        with pytest.raises(ValueError, match="time"):
+            there.foresight.hear(message)
+    assert len(there.foresight.index) == 0
 
 
 def test_what_no_choice_depends_on_is_not_learnt() -> None:

@@ -11,22 +11,11 @@ from hypothesis import strategies as st
 
 from gateway.dialects import HostError
 from gateway.errors import RateLimited, UpstreamError, UpstreamTimeout
-from gateway.health import (
-    FIRST_REST,
-    GUESSED,
-    LONGEST_REST,
-    PARKED,
-    PARKED_ALONE,
-    RETURN,
-    STREAK,
-    TOLD,
-    Health,
-    Kind,
-    Ticket,
-    Trouble,
-)
+from gateway.gate import FIRST_REST, GUESSED, LONGEST_REST, RETURN, STREAK, TOLD, Kind, Trouble
+from gateway.health import Health, Ticket
 from gateway.host_errors import refusal, trouble
 from gateway.hosts import Deployment
+from gateway.witnesses import PARKED, PARKED_ALONE
 from tests.asking import at_host, contract
 
 T = 1_700_000_000.0
@@ -300,6 +289,110 @@ def test_limits_of_a_host_and_of_its_model_are_counted_here() -> None:
     assert health.barred(small, T) is health.barred(large, T) is None
 
 
+# ---- what may be the request's own fault
+
+
+DOUBTS: list[Kind] = ["unpaid", "locked", "missing"]
+
+
+def doubted(health: Health, kind: Kind, at: float = T, prompt: int = 1, deployment: Deployment = HERE) -> None:
+    ticket = health.begun(deployment, at, prompt)
+    assert ticket is not None, health.barred(deployment, at)
+    health.ended(ticket, at, Trouble(kind, free=True, sure=False))
+
+
+@pytest.mark.parametrize("kind", DOUBTS)
+def test_one_caller_keeps_nobody_else_from_a_host(kind: Kind) -> None:
+    health = Health()
+    mallory, victim = health.seen_by("mallory", "m"), health.seen_by("victim", "v")
+    for at in range(3600):
+        # Whatever it sends and however often, whether it has elsewhere to go or not.
+        ticket = mallory.alone.begun(HERE, T + at, at)
+        if ticket is not None:
+            mallory.ended(ticket, T + at, Trouble(kind, free=True, sure=False))
+        assert victim.barred(HERE, T + at) is None
+    assert mallory.barred(HERE, T + at) is not None
+    assert health.failing("there/m") < 0.02
+    answer(victim, T + at)
+    assert mallory.barred(HERE, T + at) is None
+    assert health.alarms(T + at) == []
+
+
+@pytest.mark.parametrize("kind", DOUBTS)
+def test_two_teams_park_it_and_the_next_trial_is_another_s(kind: Kind) -> None:
+    health = Health()
+    first, second, third = (health.seen_by(name, name) for name in ("a", "b", "c"))
+    doubted(first, kind)
+    doubted(second, kind)
+    assert health.wait(HERE, T) == PARKED
+    assert [alarm.kind for alarm in health.alarms(T)] == [kind]
+    at = T + PARKED_ALONE
+    assert second.alone.barred(HERE, at) is not None
+    doubted(third.alone, kind, at)
+    # It confirms what it was parked for: for as long again, and the next trial is not its own.
+    assert health.wait(HERE, at) == PARKED
+    assert third.alone.barred(HERE, at + PARKED_ALONE) is not None
+    answer(first.alone, at + PARKED_ALONE)
+    assert third.barred(HERE, at + PARKED_ALONE) is None
+
+
+def test_the_only_caller_of_a_gateway_is_kept_from_what_refuses_it() -> None:
+    health = Health()
+    only = health.seen_by("us", "k")
+    doubted(only, "locked", prompt=1)
+    assert only.barred(HERE, T) is None
+    doubted(only, "locked", prompt=2)
+    assert only.wait(HERE, T) == PARKED
+    assert only.alone.wait(HERE, T) == PARKED_ALONE
+    assert ["refused team us alone" in alarm.text for alarm in health.alarms(T)] == [True]
+
+
+def test_an_answer_between_two_refusals_says_that_the_host_is_well() -> None:
+    health = Health()
+    for name in ("a", "b", "c", "d"):
+        doubted(health.seen_by(name, name), "locked")
+        answer(health)
+    assert health.barred(HERE, T) is None
+
+
+def test_a_key_that_was_renewed_meanwhile_is_no_trouble_and_later_opens_at_once() -> None:
+    health, renewed = Health(), [True]
+    refused = Trouble("locked", mended=lambda: renewed[0])
+    fail(health, refused)
+    assert health.barred(HERE, T) is None
+    renewed[0] = False
+    fail(health, refused)
+    assert health.wait(HERE, T) == PARKED
+    renewed[0] = True
+    assert health.barred(HERE, T + 1) is None
+    assert health.alarms(T + 1) == []
+
+
+# ---- a trial that writes for long
+
+
+def test_a_trial_that_has_begun_to_answer_keeps_nobody_out() -> None:
+    health = opened()
+    later = T + FIRST_REST
+    trial = begun(health, later)
+    assert health.barred(HERE, later) is not None
+    health.proved(trial, later)
+    answer(health, later)
+    # What it does in the end still counts: soon it was a trial that failed, later it is one failure.
+    health.ended(trial, later + 1, FAILED)
+    assert health.wait(HERE, later + 1) == 2 * FIRST_REST
+
+
+def test_one_that_was_no_trial_proves_nothing_before_its_end() -> None:
+    health = Health()
+    early = begun(health)
+    fail(health, times=STREAK)
+    health.proved(early, T + FIRST_REST)
+    begun(health, T + FIRST_REST)
+    health.proved(early, T + FIRST_REST)
+    assert health.barred(HERE, T + FIRST_REST) is not None
+
+
 # ---- where nothing else is left
 
 
@@ -332,6 +425,10 @@ def test_a_host_may_be_asked_whatever_happened_where_its_row_says_so() -> None:
     health = Health()
     fail(health, Trouble("unpaid"), deployment=tireless)
     fail(health, LATE, times=9, deployment=tireless)
+    unlimited = served("other", rest=False, host="elsewhere")
+    tickets = [begun(health, deployment=unlimited) for _ in range(3)]
+    health.ended(tickets.pop(), T, Trouble("busy", free=True))
+    assert health.barred(unlimited, T) is None
     begun(health, deployment=tireless)
     assert "of 1" in str(health.barred(tireless, T))
 
@@ -397,12 +494,16 @@ def test_the_view_says_of_each_what_it_may() -> None:
         (UpstreamTimeout("x", dispatched=True), Trouble("late")),
         (refusal("h", 500, HostError(500, None, "")), Trouble("failed", free=True)),
         (refusal("h", 503, HostError(503, None, ""), "7"), Trouble("failed", 7, free=True)),
-        (refusal("h", 504, HostError(504, None, "")), Trouble("late", free=True)),
+        (refusal("h", 504, HostError(504, None, "")), Trouble("late")),
+        (refusal("h", 524, HostError(524, None, "")), Trouble("late")),
+        (refusal("h", 408, HostError(408, None, "")), Trouble("late")),
         (refusal("h", 429, HostError(429, None, ""), "7"), Trouble("busy", 7, free=True)),
-        (refusal("h", 402, HostError(402, None, "")), Trouble("unpaid", free=True)),
+        (refusal("h", 402, HostError(402, None, "")), Trouble("unpaid", free=True, sure=False)),
+        (refusal("h", 402, HostError(402, None, "Insufficient Balance")), Trouble("unpaid", free=True)),
+        (refusal("h", 403, HostError(403, "NOT_ENOUGH_BALANCE", "")), Trouble("unpaid", free=True)),
         (refusal("h", 401, HostError(401, None, "")), Trouble("locked", free=True)),
-        (refusal("h", 403, HostError(403, None, "denied")), Trouble("locked", free=True)),
-        (refusal("h", 404, HostError(404, None, "")), Trouble("missing", free=True)),
+        (refusal("h", 403, HostError(403, None, "denied")), Trouble("locked", free=True, sure=False)),
+        (refusal("h", 404, HostError(404, None, "")), Trouble("missing", free=True, sure=False)),
         # What is wrong with a request is nothing against the host.
         (refusal("h", 400, HostError(400, None, "")), None),
         (refusal("h", 400, HostError(400, None, "maximum context length")), None),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import pytest
 
 from gateway.clock import parse_instant
-from gateway.dialects import HostError
+from gateway.dialects import PAGE, HostError
 from gateway.errors import (
     BodyTooLarge,
     ContextExceeded,
     FaregateError,
     InvalidRequest,
     ModelNotFound,
+    NotServed,
     RateLimited,
     Refused,
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.host_errors import refusal, seconds
+from gateway.gate import Trouble
+from gateway.host_errors import refusal, seconds, stated, trouble
 
 
 @pytest.mark.parametrize(
@@ -36,17 +38,19 @@ from gateway.host_errors import refusal, seconds
         (302, "", UpstreamError, 502),
         (500, "oops", UpstreamError, 502),
         (503, "busy", UpstreamError, 502),
+        (408, "late", UpstreamTimeout, 504),
         (504, "late", UpstreamTimeout, 504),
+        (524, "late", UpstreamTimeout, 504),
         (529, "overloaded", UpstreamError, 502),
     ],
 )
-def test_each_status_has_one_meaning_and_nothing_is_billed(
+def test_each_status_has_one_meaning_and_only_a_time_out_may_be_billed(
     status: int, message: str, kind: type[FaregateError], client_status: int
 ) -> None:
     error = refusal("novita", status, HostError(status, None, message))
     assert type(error) is kind
     assert error.status == client_status
-    assert not error.billed
+    assert error.billed == (kind is UpstreamTimeout)
 
 
 NOW = parse_instant("2026-11-20T12:00:00Z")
@@ -104,6 +108,52 @@ def test_what_was_written_is_not_the_fault_of_the_key() -> None:
     assert type(error) is InvalidRequest
     assert error.refused is None
     assert "flagged" in error.message
+
+
+MANY = "This request requires more credits, or fewer max_tokens. You requested up to 65536 tokens, but can only afford 12000."
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "witness"),
+    [
+        (402, None, MANY, False),
+        (404, None, "No endpoints found that support tool use.", False),
+        (404, None, "No endpoints found that can handle the requested parameters.", False),
+        (403, PAGE, "The host answered 403 with a web page.", True),
+    ],
+)
+def test_what_one_host_does_not_serve_is_the_request_s_and_another_may_take_it(
+    status: int, code: str | None, message: str, witness: bool
+) -> None:
+    error = refusal("openrouter", status, HostError(status, code, message))
+    assert type(error) is NotServed
+    assert (error.status, error.code, error.billed) == (400, "invalid_request", False)
+    # Firewalls also refuse whoever comes from an address: one caller's word is not enough, and several callers' are.
+    assert trouble(error) == (Trouble("locked", free=True, sure=False) if witness else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "what"),
+    [
+        (HostError(None, "content_filter", "The response was filtered"), InvalidRequest, None),
+        (HostError(403, None, "Input flagged by moderation"), InvalidRequest, None),
+        (HostError(400, None, "bad tool schema"), InvalidRequest, None),
+        (HostError(None, None, "This model's maximum context length is 65536 tokens."), ContextExceeded, None),
+        (HostError(403, None, "Request blocked"), UpstreamError, Trouble("locked", free=True, sure=False)),
+        (HostError(429, None, "slow down"), RateLimited, Trouble("busy", free=True)),
+        (HostError(None, None, "oops"), UpstreamError, Trouble("failed", free=True)),
+    ],
+)
+def test_an_error_in_an_answer_means_what_it_means_as_a_refusal(error: HostError, kind: type[FaregateError], what: Trouble | None) -> None:
+    found = stated("openrouter", error)
+    assert type(found) is kind
+    assert trouble(found) == what
+
+
+def test_the_time_that_a_client_took_to_read_is_not_the_host_s() -> None:
+    error = UpstreamTimeout("x", dispatched=True)
+    error.slow_client = True
+    assert trouble(error) is None
 
 
 def test_a_refused_key_says_nothing_of_the_key() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.health import RETURN
+from gateway.gate import RETURN
 from gateway.settings import SettingsError, load
 from tests.harness import EmulatedHost
 from tests.replicas import Stage, error_of, key_of, nano, team_of
@@ -222,10 +222,21 @@ def test_when_all_replicas_are_dead_a_host_serves_and_without_one_the_client_is_
     assert stage.chat("search", body("Hi", route="either"))[1]["x-faregate-host"] == "novita"
     answer = stage.chat("search", body("Hi"))
     assert answer[0] in (502, 503) and error_of(answer)["code"] in ("upstream_error", "no_deployment")
+    until("the engine is down", lambda: 'faregate_host_up{host="local",model="r1-0528"} 0.0' in stage.one.metrics())
+    (local,) = (host for host in stage.admin("hosts") if host["host"] == "local")
+    (deployment,) = local["deployments"]
+    assert not deployment["up"] and "all of its replicas are" in deployment["why"]
+    said = "local/r1-0528 is left alone (all of its replicas are"
+    until("it is said", lambda: said in stage.one.log)
+    for _ in range(5):
+        stage.chat("search", body("Hi"))
+    assert stage.one.log.count(said) == 1
     engines.start(0)
     engines.start(1)
     assert stage.chat("search", body("Hi"))[0] == 200, "who has nowhere else to go need not wait for the rest to be over"
     in_use(stage)
+    until("it is said", lambda: "info    local/r1-0528 is in use again" in stage.one.log)
+    assert 'faregate_host_up{host="local",model="r1-0528"} 1.0' in stage.one.metrics()
 
 
 def test_only_an_own_engine_may_have_several_addresses(tmp_path: Path) -> None:

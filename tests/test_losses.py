@@ -205,8 +205,41 @@ def test_a_team_lead_reads_what_is_lost_and_what_to_do(tmp_path: Path, capsys: p
     loss = "0.0000016 0.0000008 USD 1600 2 search k messages[0] (system) from byte 0 on system_changed"
     assert loss in [" ".join(line).strip() for line in lines]
     assert "system_changed: a system message changes: " in out
-    assert "  in policies/teams/search.yaml: volatile: [{line: date, do: move}]" in out
+    assert "/teams/search.yaml:\n  team: search\n" in out
     assert "chat" not in out
+
+
+SHUFFLED = Break("tools", 256, 256, "tools_order", 1200, 700_000)
+
+
+def proposal(out: str) -> str:
+    """The lines after the announcement, as they are printed, without the margin."""
+    lines = out.split(".yaml")[1].splitlines()[1:]
+    return "".join(f"{line[2:]}\n" for line in lines if line.startswith("  "))
+
+
+@pytest.mark.parametrize("before", [None, "{head}", "{head}volatile:\n  - {{line: claude-code-billing}}\n", "- {row}"])
+def test_what_is_proposed_is_valid_as_it_is_printed(before: str | None, tmp_path: Path) -> None:
+    """A whole file where the team has none, else the lines that its own file lacks; in the folder that the gateway reads."""
+    folder = Path(shutil.copytree(default_folder(), tmp_path / "policies"))
+    file = folder / "teams" / ("search.yaml" if before is None else "all.yaml")
+    file.parent.mkdir()
+    if before is not None:
+        head = 'team: search\nroutes: ["deepseek-*"]\n'
+        file.write_text(before.format(head=head, row=head.replace("\n", "\n  ", 1)))
+    ledger = kept(tmp_path, row(broke=HEAD, id="r1"), row(broke=SHUFFLED, id="r2"))
+    words = ("cache", "--ledger", ledger, "--from", "2026-11-20", "--to", "2026-11-21")
+    code, out, err = run(*words, folder=tmp_path, FAREGATE_POLICIES=str(folder))
+    assert (code, err) == (0, "")
+    assert str(file) in out
+    assert ("every other team needs one too" in out) == (before is None)
+
+    indent = "  " if before == "- {row}" else ""
+    text = file.read_text() if before else ""
+    file.write_text(text + "".join(f"{indent}{line}\n" for line in proposal(out).splitlines()))
+    team = load(folder).teams["search"]
+    assert {(one.line, one.do, one.tools) for one in team.volatile} >= {("date", "move", None), (None, "remove", "sort")}
+    assert "volatile" not in run(*words, folder=tmp_path, FAREGATE_POLICIES=str(folder))[1], "what is there is not proposed again"
 
 
 def test_of_many_keys_and_breaks_the_largest_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

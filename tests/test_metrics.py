@@ -20,10 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.calibration import Fall
 from gateway.families import FAMILIES
-from gateway.health import Health, Trouble
+from gateway.gate import Trouble
+from gateway.health import Health
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.money import NANO, Parts
-from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Option, Outcome, PlanNote
+from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Option, Outcome, PlanNote, Spent
 from gateway.policies import Policies, default_folder, load
 from gateway.replicas import Replicas
 from gateway.teams import TeamRow
@@ -257,6 +258,41 @@ def test_what_was_foretold_stands_beside_what_came(metrics: Metrics) -> None:
     assert value(metrics, "faregate_predicted_hit_tokens_total", SERVED) == 700
     assert value(metrics, "faregate_actual_hit_tokens_total", SERVED) == 640
     assert value(metrics, "faregate_predicted_spend_total", {**SERVED, "currency": "USD"}) == 7
+
+
+def test_what_each_attempt_used_is_counted_at_its_own_host(metrics: Metrics, policies: Policies) -> None:
+    other = next(model for (host, model) in policies.served if host == "novita")
+    guess, answer = Usage(0, 500, 20, 5, Sources("unknown", "counted", "counted", "counted")), Usage(640, 100, 300, 120)
+    costs, paid = Parts(0, 1 * NANO, 2 * NANO), Parts(4 * NANO, 8 * NANO, 16 * NANO)
+    attempts = (Attempt("novita", other, "timeout", "possible", costs.total), Attempt(HOST, MODEL, "ok", "known", paid.total))
+    total, parts = Usage(640, 600, 320, 125, guess.sources), Parts(4 * NANO, 9 * NANO, 18 * NANO)
+    row = replace(ROW, usage=total, nano=parts.total, parts=parts, attempts=attempts, expected_nano=5 * NANO)
+    spent = Spent("novita", other, guess, costs, disputed=True), Spent(HOST, MODEL, answer, paid)
+    metrics.observe(replace(OUTCOME, row=row, spent=spent))
+    # One that paid the first only: nothing was foretold of that.
+    nothing = Spent(HOST, MODEL, None, None)
+    metrics.observe(
+        replace(OUTCOME, row=replace(row, usage=guess, nano=costs.total, parts=costs, disputed=True), spent=(spent[0], nothing))
+    )
+
+    first = {**LABELS, "host": "novita", "model": other}
+    found = samples(metrics)
+    spending = {frozenset(labels): on for (name, labels), on in found.items() if name == "faregate_spend_total"}
+    assert spending == {
+        frozenset({**place, "class": kind, "currency": "USD"}.items()): on
+        for place, kinds in ((first, (0, 2, 4)), (LABELS, (4, 8, 16)))
+        for kind, on in zip(("cache_hit", "cache_miss", "output"), kinds, strict=True)
+    }
+    assert value(metrics, "faregate_tokens_total", {**first, "class": "cache_miss"}) == 1000
+    assert value(metrics, "faregate_tokens_total", {**LABELS, "class": "cache_miss"}) == 100
+    assert value(metrics, "faregate_reasoning_tokens_total", first) == 10
+    assert value(metrics, "faregate_usage_total", {"host": "novita", "source": "counted"}) == 2
+    assert value(metrics, "faregate_usage_total", {"host": HOST, "source": "reported"}) == 1
+    assert value(metrics, "faregate_disputed_total", {"host": "novita"}) == 2
+    assert value(metrics, "faregate_disputed_total", {"host": HOST}) is None
+    requests = {dict(labels)["host"]: on for (name, labels), on in found.items() if name == "faregate_requests_total"}
+    predicted = {dict(labels)["host"]: on for (name, labels), on in found.items() if name == "faregate_predicted_spend_total"}
+    assert (requests, predicted) == ({HOST: 2}, {HOST: 5})
 
 
 class Hits:

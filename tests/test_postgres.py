@@ -409,7 +409,7 @@ async def test_an_operation_between_the_last_word_of_a_server_and_the_end_of_its
 
 async def test_a_database_that_is_newer_is_refused_with_the_remedy(store: PostgresStore, place: PostgresPlace) -> None:
     await place.look("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
-    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 2"):
+    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 3"):
         await place.store().start()
 
 

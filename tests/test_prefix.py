@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts import Cache
-from gateway.prefix import NO_MATCH, Index, Place, Prints, packed, prints, shared, unpacked
+from gateway.prefix import APART, NO_MATCH, TOGETHER, Index, Place, Prints, packed, prints, shared, unpacked
 
 SECRET = b"s" * 32
 BLOCKS, UNITS, NONE = Place("a/m", Cache()), Place("b/m", Cache(mode="units")), Place("c/m", Cache(mode="none"))
@@ -45,6 +45,17 @@ def test_every_message_ends_with_a_digest_and_long_ones_have_more() -> None:
     assert found.size == found.ends[-1]
     assert len(found.digests) > 20
     assert list(found.ends) == sorted(set(found.ends))
+
+
+def test_messages_beyond_any_conversation_are_hashed_in_blocks() -> None:
+    """So that one prompt of very many does not crowd out what all others sent."""
+    texts = [f"{number}" for number in range(APART + 10 * TOGETHER)]
+    whole, more, longer = (of(*texts, *behind) for behind in ([], ["a"], ["a"] * TOGETHER))
+    assert len(whole.parts) == APART + 10
+    assert len(of(*["a"] * 100_000).digests) < 8_000
+    assert [prompt.digests[: len(whole.digests)] == whole.digests for prompt in (more, longer)] == [True, True]
+    assert shared(whole, of(*texts[:-1], "b")) >= whole.ends[whole.parts[-2]]
+    assert shared(whole, of("b", *texts[1:])) < 40
 
 
 def test_nothing_asked_is_no_print() -> None:
@@ -168,6 +179,14 @@ def test_what_is_not_used_is_forgotten_by_age(place: Place) -> None:
         index.note(place, of("new"), at)
     assert index.match(place, of("old"), 301.0) is NO_MATCH
     assert index.match(place, of("new"), 301.0).size
+
+
+def test_what_came_before_a_clock_was_set_back_is_forgotten_by_age_too() -> None:
+    index = Index(age=100.0)
+    index.note(BLOCKS, of("old"), 1_000_000.0)
+    for at in (0.0, 150.0, 300.0):
+        index.note(BLOCKS, of("new"), at)
+    assert index.match(BLOCKS, of("old"), 301.0) is NO_MATCH
 
 
 def conversation(tokens: int, seed: int) -> Index:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from threading import get_ident
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.policies import Policies
@@ -82,6 +84,32 @@ async def test_without_tools_it_is_looked_for_only_where_a_contract_asks_for_it_
     strict = contract.model_copy(update={"reasoning": contract.reasoning.model_copy(update={"send_back": "always"})})
     await opened(memory, None, plain, replace(shipped, contracts={**shipped.contracts, "strict": strict}, digest="another"))
     assert len(memory.asked) == 1
+
+
+class Watched(dict[str, Any]):
+    """A message that knows which thread looked at its text."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(role="system", content="a\n" * (size // 2) + "Today is Friday.")
+        self.readers: set[int] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name == "content":
+            self.readers.add(get_ident())
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(2000, 1), (400_000, 2)])
+async def test_rules_look_at_long_instructions_beside_the_loop(size: int, threads: int) -> None:
+    """Its length is taken on the loop, its lines in a thread: others are served meanwhile."""
+    message = Watched(size)
+    found = await Prelude(NoRecall(), str).open(
+        msgspec.structs.replace(ask({}), body={"messages": [USER, message]}, size=size), CALLER, team(volatile=[DATE]), policies()
+    )
+    assert len(message.readers) == threads
+    left = found.request.messages[1]["content"]
+    assert ("Today" in left) is (size > 262_144)
+    assert found.steady is found.request
 
 
 async def test_a_team_may_do_without_and_then_nothing_is_kept() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import reasoning_store
-from gateway.recall.cipher import Cipher, derived
+from gateway.recall.cipher import Ciphers, derived
 from gateway.recall.entries import CLAIMED, LARGEST, OVERHEAD, Entries, Entry
 from gateway.recall.marks import Marker, as_good_as_random
 from gateway.recall.port import NoRecall, Said, reminded
@@ -290,17 +290,78 @@ async def test_another_key_has_forgotten_and_the_first_one_remembers_on(file: Pa
         assert await memory.find("search", sent) == {1: "0.8 is more than 0.11."}
 
 
-def test_a_value_opens_only_under_its_own_name_and_key() -> None:
-    cipher = Cipher(derived(SECRET, b"values"))
+def test_a_value_opens_only_for_its_own_team_under_its_own_name_and_secret() -> None:
+    ciphers, others = Ciphers(derived(SECRET, b"values")), Ciphers(derived(OTHER, b"values"))
+    cipher = ciphers.of("search")
     for text in ("r", "long " * 1000, "\ud83d half a pair"):
         value = cipher.seal(b"name", text)
         assert cipher.open(b"name", value) == text
         assert cipher.open(b"other", value) is None
         assert cipher.open(b"name", value[:-1] + bytes([value[-1] ^ 1])) is None
         assert cipher.open(b"name", b"") is None
-        assert Cipher(derived(OTHER, b"values")).open(b"name", value) is None
+        for stranger in (ciphers.of("support"), ciphers.of(""), others.of("search")):
+            assert stranger.open(b"name", value) is None
         assert cipher.seal(b"name", text) != value
     assert len(cipher.seal(b"name", "long " * 1000)) < 500
+
+
+def test_a_pointer_leads_on_only_for_its_own_team_under_its_own_name_and_secret() -> None:
+    ciphers, others = Ciphers(derived(SECRET, b"values")), Ciphers(derived(OTHER, b"values"))
+    cipher = ciphers.of("search")
+    pointer = cipher.point(b"name", b"target")
+    assert cipher.follow(b"name", pointer) == b"target" and cipher.point(b"name", b"target") == pointer
+    assert cipher.follow(b"nam", cipher.point(b"name", b"target")) is None
+    # The end of a name is no beginning of a team, nor that of a target.
+    assert ciphers.of("xsearch").follow(b"name", pointer) is None and cipher.follow(b"namet", cipher.point(b"name", b"arget")) is None
+    for changed in (b"", CLAIMED, b"target", b"other." + pointer[6:], pointer[:-1], pointer + b"\0"):
+        assert cipher.follow(b"name", changed) is None
+    for stranger in (ciphers.of("support"), others.of("search")):
+        assert stranger.follow(b"name", pointer) is None
+
+
+class Open:
+    """Entries that anybody can write to, and that tell what was asked for."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.asked: list[bytes] = []
+
+    async def start(self) -> None: ...
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        self.values |= {entry.name: entry.value for entry in entries}
+
+    async def get(self, names: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        self.asked += names
+        return {name: self.values[name] for name in names if name in self.values}
+
+    async def close(self) -> None: ...
+
+    def of(self, kind: bytes) -> list[bytes]:
+        """The names of one kind under which something is kept, oldest first."""
+        return [name for name in self.values if name[:1] == kind]
+
+
+@pytest.mark.parametrize("team", ["support", "search"])
+async def test_who_can_write_to_the_store_leads_nobody_to_what_another_team_or_conversation_was_told(team: str) -> None:
+    """Pointers made up, pointers moved, and the sealed value itself under every name that is asked for."""
+    entries = Open()
+    theirs = call("call_00_9fK2xQ8bZ7LmNpRs")
+    mine = request(asked("Hi"), back("", tool_calls=[theirs]), USER)
+    async with store(entries) as memory, store(entries) as reader:
+        memory.keep("search", request(USER), said("", "the secret", call()))
+        assert await memory.find("search", request(USER, back("", tool_calls=[call()]))) == {1: "the secret"}
+        assert await reader.find(team, mine) == {}
+        (own,), (loose,), (by_call,) = (entries.of(kind) for kind in (b"o", b"l", b"c"))
+        wanted = [name for name in entries.asked if name not in entries.values]
+        kept = dict(entries.values)
+        moves = [own, own + kept[by_call][len(own) : -16], kept[loose], kept[by_call], kept[own]]
+        for value in moves:
+            for kinds in (b"l", b"c", b"olc"):
+                entries.values = kept | {name: value for name in wanted if name[:1] in [kinds[at : at + 1] for at in range(len(kinds))]}
+                assert await reader.find(team, mine) == {}
+        entries.values = kept
+        assert await reader.find("search", request(USER, back("", tool_calls=[call()]))) == {1: "the secret"}
 
 
 def test_one_secret_gives_each_purpose_a_key_of_its_own() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.clock import parse_instant
 from gateway.money import cost
 from gateway.outcome import Claim
-from gateway.receipts import USEFUL, Charge, Journey, Verdict, baselines, charge_for, leg, row
+from gateway.receipts import USEFUL, Charge, Journey, Verdict, baselines, charge_for, leg, row, spent
 from gateway.request import Caller
 from gateway.router import Terms, plan
 from gateway.usage import Sources, Usage
@@ -131,6 +131,9 @@ def test_a_row_of_several_attempts_has_a_line_for_each_and_costs_what_they_cost(
         assert kept.usage.prompt + kept.usage.output == sum(used.prompt + used.output for used in used_up)
         # One number of ours in the sum makes the sum ours.
         assert kept.usage.reported == (COUNTED not in used_up)
+    # Each at its own host, for one that was alone the row says it.
+    shares = [(one.host, one.model, one.usage, one.parts.total if one.parts else 0) for one in spent(legs)]
+    assert shares == [(one.attempt.host, one.attempt.model, one.usage, one.attempt.nano) for one in legs if len(legs) > 1]
 
 
 def test_what_an_earlier_attempt_may_have_been_billed_is_held_on_top() -> None:

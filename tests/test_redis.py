@@ -647,7 +647,7 @@ class Knowledge:
         self.share: Callable[[bytes], None] | None = None
         self.heard: list[bytes] = []
 
-    def hear(self, message: bytes) -> None:
+    def hear(self, message: bytes, now: float) -> None:
         if message == b"nobody understands this":
             raise ZeroDivisionError
         self.heard.append(message)
@@ -829,3 +829,25 @@ def test_a_conversation_begun_at_one_gateway_goes_on_at_another_where_its_prefix
         assert json.loads(data)["usage"]["prompt_tokens_details"]["cached_tokens"] > 4000
         redis_server.stop(signal.SIGKILL)
         assert two.chat(ours)[1]["x-faregate-host"] == "novita", "what is known stays known"
+
+
+@pytest.mark.parametrize("how", ["gone", "hangs"])
+def test_a_redis_that_nobody_calls_is_found_out_within_five_seconds(redis_server: RedisServer, tmp_path: Path, how: str) -> None:
+    server = redis_server
+    with LiveGateway(tmp_path, (), NOW, {"FAREGATE_REDIS": server.url}, {"deepseek": "http://127.0.0.1:1"}) as gateway:
+
+        def shown() -> tuple[str, bool]:
+            report = get_json(gateway.root + "/readyz")
+            return report["redis"], "faregate_redis_up 1.0" in gateway.metrics()
+
+        assert shown() == ("up", True)
+        server.stop(signal.SIGKILL) if how == "gone" else server.pause()
+        begun = time.monotonic()
+        while shown() != ("down", False):
+            assert time.monotonic() - begun < 5
+            time.sleep(0.05)
+        assert gateway.log.count("redis is down") == 1
+        server.start() if how == "gone" else server.resume()
+        while shown() != ("up", True):
+            assert time.monotonic() - begun < 30
+            time.sleep(0.05)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.health import FIRST_REST, Trouble
+from gateway.gate import FIRST_REST, Trouble
 from gateway.hosts import Deployment
 from gateway.policies import default_folder, load
 from gateway.prefix import Index, Prints, prints

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.clock import parse_instant
 from gateway.conversions import Conversions, RateRow
@@ -27,6 +29,7 @@ from gateway.hosts import Deployment
 from gateway.money import NANO, cost, decimal_text
 from gateway.outcome import BudgetState, PlanNote
 from gateway.policies import Policies
+from gateway.ranking import EXPLORED, TRIED
 from gateway.request import Caller, ChatRequest, OwnBudget
 from gateway.router import Plan, Terms, ahead, capped, plan
 from gateway.routes import Choose, Route
@@ -104,9 +107,22 @@ def test_a_host_with_more_room_takes_what_the_first_cannot_hold() -> None:
     assert name_of(planned("deepseek-reasoner", at, both, messages=short)) == "deepseek/deepseek-reasoner"
     found = planned("deepseek-reasoner", at, both, messages=long)
     assert [one.deployment.name for one in found.attempts] == ["novita/deepseek/deepseek-r1-0528", "deepseek/deepseek-reasoner"]
-    assert note_of(found).options[1].why == "less room than was asked for"
+    assert note_of(found).options[1].why == "less room than the prompt may need"
     # Where nobody has more room, the first that may hold it tries.
     assert name_of(planned("deepseek-reasoner", at, {"deepseek": "USD"}, messages=long)) == "deepseek/deepseek-reasoner"
+
+
+SHORTAGES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({}, "shorter answers than the version gives"),
+    ({"max_tokens": 20_000}, "less room than was asked for"),
+)
+
+
+@pytest.mark.parametrize(("body", "why"), SHORTAGES)
+def test_a_host_of_less_room_says_whether_more_was_asked_for(body: dict[str, Any], why: str) -> None:
+    """DeepInfra writes 16,384 tokens at most, Novita 32,768; that is also what the version gives where nothing is asked."""
+    found = planned("deepseek-r1-0528", NOW, {"novita": "USD", "deepinfra": "USD"}, **body)
+    assert [(one.name, one.why) for one in note_of(found).options][-1] == ("deepinfra/deepseek-ai/DeepSeek-R1-0528", why)
 
 
 FAILURES: tuple[tuple[str, str, dict[str, str] | None, dict[str, Any], type[FaregateError], str], ...] = (
@@ -517,6 +533,26 @@ def test_the_host_that_has_the_conversation_serves_it_though_another_is_cheaper_
     assert note_of(second).options[0].hit == second.chosen.prospect.hit
     assert note_of(second).turn == 2
     assert note_of(second).conversation == note_of(first).conversation != ""
+
+
+def test_an_app_with_one_name_for_all_its_sessions_explores_as_seldom_as_any() -> None:
+    """OpenAI's `prompt_cache_key` names an app, not a conversation: no name may make every first turn an explorer."""
+    foresight, caller, start = Foresight(b"s" * 32), Caller("search", "search-1"), parse_instant(NOW)
+    sessions = (f"app-{number}" for number in range(10_000))
+    requests = (structs.replace(talk("a"), session=session) for session in sessions)
+    request = next(one for one in requests if foresight.ask(one, caller, start).conversation % EXPLORED == 0)
+    found = [foresight.ask(request, caller, start + timedelta(milliseconds=37 * number)) for number in range(5000)]
+    assert 10 < sum(one.draw % EXPLORED == 0 for one in found) < 70
+    assert len({one.conversation for one in found}) == 1
+    # The dearer one has it cached: only an explorer would go elsewhere.
+    hosts = ("openrouter", "novita")
+    sent(foresight, foreseen(foresight, talk("a"), hosts=hosts), 1, talk("a"))
+    route = policies().route(V32)
+    assert route is not None
+    for one in found[:1000]:
+        terms = Terms(policies(), parse_instant(NOW), dict.fromkeys(hosts, "USD"), 600, foresight=foresight, ask=one)
+        whys = {option.why for option in note_of(plan(request, route, terms)).options}
+        assert (TRIED in whys) is (one.draw % EXPLORED == 0)
 
 
 def test_a_quote_counts_the_hits_that_are_foretold_and_the_worst_price_none() -> None:

@@ -360,6 +360,14 @@ def test_the_chart_says_so_where_nothing_is_saved_and_escapes_names() -> None:
     assert texts(worse)[0].startswith("Looking ahead costs")
 
 
+def test_the_chart_says_so_where_all_costs_the_same() -> None:
+    found = report("agents", "look-ahead")
+    ahead = found.bill("look-ahead").nano
+    same = dataclasses.replace(found, bills=tuple(dataclasses.replace(bill, nano=ahead) for bill in found.bills))
+    assert texts(same)[0] == "Looking ahead costs as much as choosing by list price"
+    assert "as much as by list price." in next(iter(same.sentences()))
+
+
 def test_the_sentences_have_the_figures_of_the_table() -> None:
     found = report("agents", "look-ahead")
     listed, ahead = found.bill("list price").nano / NANO, found.bill("look-ahead").nano / NANO

@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -17,7 +18,7 @@ from gateway.money import Parts
 from gateway.outcome import PlanNote
 from gateway.usage import Usage
 from tests.ledgers import HOLD, ROW
-from tests.shell import json_of, said
+from tests.shell import json_of, run, said
 
 NOW = datetime.now(UTC)
 R1 = ["--host", "deepseek", "--model", "deepseek-reasoner", "--at", "2025-03-01T00:00:00Z"]
@@ -107,6 +108,7 @@ UNFIT = {
     "an export of a trace": (["TRACE", "--export", "x.jsonl"], "--ledger"),
     "a version of which nothing is known": (["TRACE", "--menu", "look-ahead", "--next", "deepseek-v3"], "deepseek-r1-0528"),
     "no version at all": (["TRACE", "--menu", "look-ahead", "--next", "none"], "there is no contract"),
+    "all hosts of a trace": (["TRACE", "--all-hosts"], "--all-hosts goes with --ledger"),
     "blocks of nothing": (["TRACE", "--block", "0"], "at least 1"),
 }
 
@@ -183,6 +185,101 @@ def test_a_ledger_without_such_requests_says_so(ledger: str, capsys: pytest.Capt
     assert said(capsys, "simulate", "--ledger", "sqlite:////none/ledger.db", "--menu", "look-ahead")[0] == 1
 
 
+# ---- by default the ledger's own routes, hosts and times
+
+
+# At R1's time: two conversations by its route, and one V3's; half an hour of New Year's night, at the price of that hour.
+THEN = datetime(2025, 3, 1, 16, 45, tzinfo=UTC)
+
+
+async def of_then(store: SqliteStore) -> None:
+    await store.start()
+    asked = [("deepseek-chat", "deepseek-v3", "deepseek-chat")] + [("deepseek-reasoner", "deepseek-r1", "deepseek-reasoner")] * 3
+    for number, (route, version, model) in enumerate(asked):
+        at = THEN + timedelta(minutes=number)
+        await store.hold(replace(HOLD, id=f"r{number}", route=route, started=at), "a test", 30.0)
+        row = replace(
+            ROW,
+            id=f"r{number}",
+            route=route,
+            model=model,
+            contract=version,
+            usage=Usage(0, 1000, 1200),
+            parts=Parts(0, 135_000, 660_000),
+            nano=795_000,
+            started=at,
+            ended=at + timedelta(seconds=5),
+        )
+        await store.finish("settle", row)
+    await store.close()
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> dict[str, Any]:
+    asyncio.run(of_then(SqliteStore(tmp_path / "ledger.db")))
+    return {"folder": tmp_path, "FAREGATE_LEDGER": f"sqlite:///{tmp_path}/ledger.db", "FAREGATE_CLOCK": "2025-03-02T12:00:00Z"}
+
+
+def test_the_ledgers_routes_are_replayed_each_with_its_own_requests_at_the_prices_of_their_time(night: dict[str, Any]) -> None:
+    code, out, err = run("simulate", "--ledger", "--json", **night)
+    assert (code, err) == (0, "")
+    first, second = json.loads(out)["reports"]
+    assert [(one["menu"], one["contract"], one["requests"]) for one in (first, second)] == [
+        ("deepseek-reasoner", "deepseek-r1", 3),
+        ("deepseek-chat", "deepseek-v3", 1),
+    ]
+    assert (first["begins"], second["begins"]) == ("2025-03-01T16:46:00Z", "2025-03-01T16:45:00Z")
+    # The night's price, to the nano what the ledger has: a replay at noon's would cost four times as much.
+    assert bill(first)["nano"] == first["ledger_nano"]["USD"] == 3 * 795_000
+
+
+def test_it_says_what_was_assumed(night: dict[str, Any]) -> None:
+    code, out, _ = run("simulate", "--ledger", "--team", "search", **night)
+    assert code == 0
+    assert "3 requests of route deepseek-reasoner, answered by deepseek-r1: 0.002385 USD in the ledger. Prices of their time" in out
+    assert "1 request in 1 conversation" in out
+
+
+def test_the_next_version_of_the_ledgers_own_traffic(night: dict[str, Any]) -> None:
+    """Answers of 1,200 tokens become 2,300; V3's, of which nobody says how long they are, are said to be left out."""
+    code, out, err = run("simulate", "--ledger", "--team", "search", "--next", "deepseek-r1-0528", **night)
+    assert (code, err) == (0, "")
+    assert "answers of deepseek-r1-0528, 1.92 times as long as deepseek-r1's (23,000 tokens a question, not 12,000)" in out
+    # 135 + 1,265 micro-USD a request.
+    assert "Looking ahead, the same requests would cost 0.004200 USD instead of 0.002385: 1.76 times as much." in out
+    assert "--next: nobody says how long the answers of deepseek-v3 are" in out
+
+
+def test_answers_of_that_version_already_are_not_a_comparison(night: dict[str, Any]) -> None:
+    code, out, err = run("simulate", "--ledger", "--next", "deepseek-r1", **night)
+    assert (code, out) == (2, "")
+    assert "these answers are those of deepseek-r1 already, so nothing would change" in err
+
+
+async def of_today(store: SqliteStore) -> None:
+    await store.start()
+    for id, route in (("a", "deepseek-r1-0528"), ("b", "gone")):
+        await store.hold(replace(HOLD, id=id, route=route, started=NOW), "a test", 30.0)
+        names = {"host": "novita", "model": "deepseek/deepseek-r1-0528", "contract": "deepseek-r1-0528"}
+        row = replace(ROW, id=id, route=route, started=NOW - timedelta(hours=1), ended=NOW - timedelta(hours=1), **names)
+        await store.finish("settle", row)
+    await store.close()
+
+
+def test_only_hosts_that_one_has_compete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that served and one whose key is set; the others with --all-hosts. A route that is gone is named."""
+    asyncio.run(of_today(SqliteStore(tmp_path / "ledger.db")))
+    settings = {"FAREGATE_LEDGER": f"sqlite:///{tmp_path}/ledger.db", "GMI_API_KEY": "k"}
+    code, out, err = run("simulate", "--ledger", "--json", folder=tmp_path, **settings)
+    assert code == 0
+    (found,) = json.loads(out)["reports"]
+    assert {one.partition("/")[0] for one in found["strategies"][0]["share"]} == {"novita", "gmi"}
+    assert "not configured here (--all-hosts)" in found["assumed"] and "siliconflow" in found["assumed"]
+    assert err.startswith("left out, because the route is in the policies no more: 1 request of route gone")
+    code, out, _ = run("simulate", "--ledger", "--all-hosts", "--json", folder=tmp_path, **settings)
+    assert "siliconflow/deepseek-ai/DeepSeek-R1" in json.loads(out)["reports"][0]["strategies"][0]["share"]
+
+
 # ---- quotes of many questions, and of the next version
 
 
@@ -194,6 +291,13 @@ def test_questions_are_priced_at_the_versions_own_length(capsys: pytest.CaptureF
     _, out, _ = said(capsys, "quote", *R1, "--miss", "800", "--questions", "10000", "--next", "deepseek-r1-0528")
     assert "10,000 such requests: 67.08 USD" in out
     assert "10,000 such requests: 127.58 USD instead of 67.08" in out
+
+
+def test_questions_of_unknown_length_are_priced_at_the_length_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """800 and 1,000 tokens of V4.1-Flash at the peak: 0.30 and 1.20 a million."""
+    flash = ["--host", "deepseek", "--model", "deepseek-flash", "--at", "2026-11-20T02:00:00Z", "--miss", "800", "--questions", "10000"]
+    assert json_of(capsys, "quote", *flash, "--output", "1000", "--json")["questions"]["amount"] == "14.4"
+    assert json_of(capsys, "quote", *flash, "--output", "0", "--json")["questions"]["amount"] == "2.4"
 
 
 def test_a_length_that_is_given_is_scaled(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,6 +341,11 @@ UNQUOTED = {
     "a version of unknown length": (["--team", "search", "--next", "deepseek-v3"], "deepseek-r1-0528"),
     "no questions": ([*R1, "--questions", "0"], "1 or more"),
     "a negative count": ([*R1, "--miss", "-1"], "0 or more"),
+    "questions of unknown length": (
+        ["--host", "deepseek", "--model", "deepseek-flash", "--at", "2026-11-20T02:00:00Z", "--miss", "800", "--questions", "10000"],
+        "nobody says how long the answers of deepseek-v4.1-flash are. Say it with --output",
+    ),
+    "questions to a baseline": (["--host", "openai", "--model", "gpt-4o", "--at", "2026-11-20", "--questions", "5"], "--output"),
     "no version behind the name": (
         ["--host", "openai", "--model", "gpt-4o", "--miss", "5", "--next", "deepseek-r1-0528"],
         "no version is known",

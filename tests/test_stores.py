@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.errors import AlreadyDone, BudgetExceeded, IdempotencyMismatch, InFlight
 from gateway.ledger.port import TRANSITIONS, Event, Held, HoldError, Spend, State, Store, Trail
-from gateway.outcome import Break, BudgetState, Claim, Grant, Hold, Idempotency, Option, PlanNote
+from gateway.outcome import Attempt, Billed, Break, BudgetState, Claim, Grant, Hold, Idempotency, Option, PlanNote
 from gateway.usage import Sources, Usage
 from tests.ledgers import AT, HOLD, RELEASED, ROW
 from tests.stores import DAY, ENDS, LEASE, Account, Model, Place, PostgresPlace, SqlitePlace, account_of, charged, many_holds, name
@@ -120,6 +120,24 @@ class TestStore:
         asked = {pair for pair in AFTER if pair in TRANSITIONS}
         assert asked | {("held", "expire")} == set(TRANSITIONS)
         assert {step.to for step in TRANSITIONS.values()} <= set(get_args(State))
+
+    @pytest.mark.parametrize("budgeted", [False, True])
+    async def test_an_expired_hold_has_the_attempts_before_its_own(self, store: Store, budgeted: bool) -> None:
+        claims = (DAY,) if budgeted else ()
+        paid, free = Attempt("novita", "v3.2", "timeout", "possible", 700), Attempt("gmi", "v3.2", "rate_limited", "none", 0)
+        await store.hold(replace(HOLD, claims=claims), "me", 0)
+        await store.extend(replace(HOLD, host="fireworks", claims=claims, attempts=(free,)))
+        after = {"nano": 2000, "least": 1900, "expected": 1200, "worst": 9000 if budgeted else 2000}
+        await store.extend(replace(HOLD, host="openrouter", claims=claims, attempts=(paid, free), **after))
+        while not await store.reap():
+            pass
+        row = await store.request(HOLD.id)
+        assert row is not None
+        charge = 1900 if budgeted else 1200
+        last = Attempt("openrouter", HOLD.model, "gateway_error", "possible", charge - 700)
+        assert (row.nano, row.host, row.attempts) == (charge, "openrouter", (paid, free, last))
+        spent = [(one.group, one.nano) for one in await store.spend("host", AT, AT + timedelta(days=99999))]
+        assert spent == [("novita", 700), ("openrouter", charge - 700)]
 
     async def test_an_expired_hold_is_charged_what_was_expected_and_marked(self, store: Store, place: Place) -> None:
         await arrange(store, "expired")
@@ -276,6 +294,60 @@ class TestStore:
             Spend("2026-11-21", "USD", 8, 1),
         ]
         assert await store.spend("key", *span, "chat") == [Spend(ROW.key, "USD", 2, 1)]
+
+    async def test_what_no_host_has_reported_is_told_from_the_rest(self, store: Store) -> None:
+        def line(host: str, nano: int, billed: Billed) -> Attempt:
+            return Attempt(host, "m", "ok", billed, nano)
+
+        rows = {
+            "known": charged("known", 1, host="a", attempts=(line("a", 1, "known"),)),
+            "cut": charged("cut", 20, host="a", attempts=(line("a", 20, "possible"),)),
+            "late": charged("late", 7000, host="b", attempts=(line("a", 2000, "possible"), line("c", 0, "none"), line("b", 5000, "known"))),
+            "both": charged("both", 90_000, host="b", attempts=(line("a", 40_000, "known"), line("b", 50_000, "possible"))),
+            "none": charged("none", 0, host="b", attempts=()),
+        }
+        for id, row in rows.items():
+            await store.hold(replace(HOLD, id=id), "me", LEASE)
+            await store.finish("settle", row)
+        span = (AT, AT + timedelta(days=365))
+        (team,) = await store.spend("team", *span)
+        assert (team.nano, team.estimated) == (97_021, 52_020)
+        assert [(one.group, one.nano, one.estimated) for one in await store.spend("host", *span)] == [
+            ("a", 42_021, 2020), ("b", 55_000, 50_000),
+        ]  # fmt: skip
+
+    async def test_what_each_attempt_cost_is_spent_at_its_own_host(self, store: Store) -> None:
+        def line(place: str, nano: int) -> Attempt:
+            host, model = place.split("/")
+            return Attempt(host, model, "ok", "known" if nano else "none", nano)
+
+        rows = {
+            "one": charged("one", 1, host="a", model="m", attempts=(line("a/m", 1),)),
+            "two": charged("two", 70, host="b", model="n", attempts=(line("a/m", 20), line("b/n", 50))),
+            "more": charged(
+                "more", 700, host="b", model="m", attempts=(line("b/m", 100), line("c/o", 200), line("d/o", 0), line("b/m", 400))
+            ),
+            "late": charged("late", 3000, host="e", model="m", attempts=(line("d/m", 3000), line("e/m", 0))),
+            "odd": charged("odd", 9000, host="a}", model="m},{", attempts=(line("a}/m},{", 9000),)),
+            "none": charged("none", 0, host="b", model="n", attempts=()),
+            "rest": charged("rest", 50_000, host="b", model="n", attempts=(line("a/m", 20_000), line("b/n", 10_000))),
+        }
+        for id, row in rows.items():
+            await store.hold(replace(HOLD, id=id), "me", LEASE)
+            await store.finish("settle", row)
+        span = (AT, AT + timedelta(days=365))
+        everything = await store.spend("team", *span)
+        by_host, by_model = await store.spend("host", *span), await store.spend("model", *span)
+        assert [(one.group, one.nano, one.requests) for one in by_host] == [
+            ("a", 20_021, 1), ("a}", 9000, 1), ("b", 30_550, 4), ("c", 200, 0), ("d", 3000, 0), ("e", 0, 1),
+        ]  # fmt: skip
+        assert [(one.group, one.nano, one.requests) for one in by_model] == [
+            ("m", 23_521, 3), ("m},{", 9000, 1), ("n", 30_050, 3), ("o", 200, 0),
+        ]  # fmt: skip
+        for found in (by_host, by_model):
+            assert sum(one.nano for one in found) == sum(one.nano for one in everything) == 62_771
+            assert sum(one.requests for one in found) == sum(one.requests for one in everything) == 7
+        assert await store.spend("host", *span, "nobody") == []
 
     async def test_pages_follow_one_another_and_leave_nothing_out(self, store: Store) -> None:
         for number in range(7):

@@ -27,10 +27,11 @@ from gateway.upstream.port import Call
 from gateway.upstream.switchboard import Switchboard
 from tests.bedrock import Bedrock, Play, litellm_python
 from tests.harness import events
-from tests.servers import free_port
 
 MODEL = "us.deepseek.r1-v1:0"
 SECRET = "aws-secret-never-shown"
+# What bedrock.USAGE is here.
+COUNTS = {"prompt_tokens": 41, "completion_tokens": 142, "total_tokens": 183}
 
 
 def account(endpoint: str) -> dict[str, str]:
@@ -64,7 +65,10 @@ def nothing_left(bedrock: Bedrock) -> None:
 async def upstream(bedrock: Bedrock) -> AsyncIterator[LitellmUpstream]:
     found = LitellmUpstream(worker(bedrock.url))
     yield found
+    pid, folder = found.pid, found.folder
     await found.close()
+    assert pid is None or not running(pid), "it ends with the gateway"
+    assert folder is None or not folder.exists()
 
 
 def call(**fields: Any) -> Call:
@@ -97,7 +101,7 @@ async def test_a_stream_of_converse_comes_as_openais(upstream: LitellmUpstream, 
     assert (asked.sent, status) == (True, 200)
     assert told(data) == ("Let me think.", "Four, of course.", ["stop"])
     assert events(data)[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert events(data)[-1]["usage"] == {"prompt_tokens": 41, "completion_tokens": 142, "total_tokens": 183}
+    assert events(data)[-1]["usage"] == COUNTS
     assert events(data)[-1]["choices"] == []
     assert data.endswith(b"data: [DONE]\n\n")
     request = bedrock.requests[0]
@@ -113,7 +117,7 @@ async def test_a_whole_answer_of_converse_comes_as_openais(upstream: LitellmUpst
     assert status == 200 and body["object"] == "chat.completion" and body["model"] == MODEL
     message = {"role": "assistant", "content": "Four, of course.", "reasoning_content": "Let me think."}
     assert body["choices"] == [{"index": 0, "message": message, "finish_reason": "stop"}]
-    assert body["usage"] == {"prompt_tokens": 41, "completion_tokens": 142, "total_tokens": 183}
+    assert body["usage"] == COUNTS
     assert bedrock.requests[0]["action"] == "converse"
 
 
@@ -163,17 +167,92 @@ async def test_a_stream_without_a_known_end_has_failed(upstream: LitellmUpstream
     """litellm would make `stop` of most of them."""
     bedrock.plays.append(play)
     _, status, data = await ask(upstream, stream=True)
-    # A reset takes along what its reader had not taken yet.
-    assert status == 200 and (play.reset or told(data)[:2] == ("Let me think.", "Four, of course.")) and told(data)[2] == []
-    assert "error" in events(data)[-1] and b"[DONE]" not in data and b"usage" not in data
+    assert status == 200 and told(data)[2] == [] and b"[DONE]" not in data
+    # A reset takes along what its reader had not taken yet; and without any text an error would say that nothing was billed.
+    assert (play.reset and not events(data)) or "error" in events(data)[-1]
+    assert play.reset or told(data)[:2] == ("Let me think.", "Four, of course.")
     if play.fault:
         assert (events(data)[-1]["error"]["type"], events(data)[-1]["error"]["message"]) == play.fault
+    bill = COUNTS if play.stop == "malformed_model_output" else None
+    assert not events(data) or events(data)[-1].get("usage") == bill
 
 
+SILENT: dict[str, Any] = {"reasoning": (), "text": ()}
+# A stream in which nothing was said that the gateway can see: what it ends with.
+QUIET = [
+    ("refused before a word", Play(**SILENT, fault=("throttlingException", "Too many tokens.")), ["throttlingException"]),
+    ("failed after hidden words", Play(reasoning=(), text=("",), fault=("modelStreamErrorException", "It failed.")), []),
+    ("no messageStop", Play(**SILENT, stop=None), []),
+    ("cut at once", Play(**SILENT, cut=0), []),
+    ("cut inside a frame", Play(**SILENT, cut=50), []),
+    ("an unknown stop reason without a bill", Play(**SILENT, stop="malformed_model_output", usage=None), []),
+    ("an unknown stop reason with a bill", Play(**SILENT, stop="malformed_model_output"), ["upstream_error"]),
+]
+
+
+@pytest.mark.parametrize(("play", "errors"), [row[1:] for row in QUIET], ids=[row[0] for row in QUIET])
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_whole_answer_without_a_known_end_has_failed(upstream: LitellmUpstream, bedrock: Bedrock) -> None:
-    bedrock.plays += [Play(stop=None), Play(stop="malformed_model_output")]
-    assert [(await ask(upstream))[1] for _ in range(2)] == [502, 502]
+async def test_an_error_before_any_word_is_told_only_where_nothing_was_billed_or_the_bill_is_known(
+    upstream: LitellmUpstream, bedrock: Bedrock, play: Play, errors: list[str]
+) -> None:
+    """A gateway takes it for free; a stream that just ends is not."""
+    bedrock.plays.append(play)
+    _, status, data = await ask(upstream, stream=True)
+    assert status == 200 and b"[DONE]" not in data
+    assert [event["error"]["type"] for event in events(data)] == errors
+    assert len(bedrock.requests) == 1, "sent once, never again"
+
+
+# Whole answers that have no end: text and usage that AWS gave all the same, and whether litellm could read them.
+ENDLESS = [
+    ("an unknown stop reason", Play(stop="malformed_model_output"), True),
+    ("an unknown stop reason without a bill", Play(stop="malformed_model_output", usage=None), True),
+    ("an unknown stop reason without a word", Play(**SILENT, stop="malformed_model_output"), True),
+    ("no stop reason", Play(stop=None), False),
+]
+
+
+@pytest.mark.parametrize(("play", "readable"), [row[1:] for row in ENDLESS], ids=[row[0] for row in ENDLESS])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_whole_answer_without_a_known_end_is_an_error_with_what_was_billed(
+    upstream: LitellmUpstream, bedrock: Bedrock, play: Play, readable: bool
+) -> None:
+    bedrock.plays.append(play)
+    asked, status, data = await ask(upstream)
+    body = json.loads(data)
+    assert (asked.sent, status, "error" in body) == (True, 200, True)
+    assert body.get("usage") == (COUNTS if play.usage else None)
+    if readable:
+        message = body["choices"][0]["message"]
+        assert (message["content"], message.get("reasoning_content")) == ("".join(play.text), "".join(play.reasoning) or None)
+        assert body["choices"][0]["finish_reason"] is None
+
+
+# Whole answers of which nothing is known but that AWS was asked for them.
+LOST = [
+    ("no end, no bill, no word", Play(stop=None, usage=None, reasoning=(), text=("",))),
+    ("cut before the body", Play(cut=0)),
+    ("cut inside the body", Play(cut=40)),
+]
+
+
+@pytest.mark.parametrize("play", [row[1] for row in LOST], ids=[row[0] for row in LOST])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_whole_answer_that_was_lost_may_have_been_billed(upstream: LitellmUpstream, bedrock: Bedrock, play: Play) -> None:
+    bedrock.plays.append(play)
+    asked = call()
+    with pytest.raises(UpstreamError) as raised:
+        await upstream.open(asked)
+    assert (raised.value.dispatched, raised.value.billed, raised.value.retry, asked.sent) == (True, True, False, True)
+    assert len(bedrock.requests) == 1, "sent once, never again"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_refusal_whose_text_breaks_off_is_a_refusal(upstream: LitellmUpstream, bedrock: Bedrock, stream: bool) -> None:
+    bedrock.plays.append(Play(status=429, cut=5))
+    asked, status, _ = await ask(upstream, stream=stream)
+    assert (asked.sent, status) == (True, 429)
 
 
 # status and name at AWS -> status here, class of the client's error
@@ -259,51 +338,54 @@ async def test_a_client_that_leaves_ends_the_hosts_stream(upstream: LitellmUpstr
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_host_that_cannot_be_reached_was_sent_nothing() -> None:
-    upstream = LitellmUpstream(worker(f"http://127.0.0.1:{free_port()}"))
-    for asked in (call(stream=True), call()):
-        with pytest.raises(UpstreamError) as raised:
-            await upstream.open(asked)
-        assert (raised.value.dispatched, raised.value.billed, asked.sent) == (False, False, False)
-    await upstream.close()
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_host_that_does_not_accept_in_time_was_sent_nothing() -> None:
+async def test_what_a_host_that_is_away_was_sent() -> None:
+    """Nothing where nobody listens, and where nobody accepts in time; what it does not answer in time may have been billed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        full = [socket.socket() for _ in range(3)]
+        place = listener.getsockname()
+        upstream = LitellmUpstream(Worker(litellm_python(), account(f"http://127.0.0.1:{place[1]}"), connect=0.3, total=0.5))
+        for asked in (call(stream=True), call()):
+            with pytest.raises(UpstreamError) as raised:
+                await upstream.open(asked)
+            assert (raised.value.dispatched, raised.value.billed, asked.sent) == (False, False, False)
+        listener.listen(1)
+        for asked in (call(stream=True), call()):
+            with pytest.raises(UpstreamTimeout) as late:
+                await upstream.open(asked)
+            assert (late.value.dispatched, late.value.billed, asked.sent) == (True, True, True)
+        full = [socket.socket() for _ in range(4)]
         for one in full:
             one.setblocking(False)
-            one.connect_ex(listener.getsockname())
-        upstream = LitellmUpstream(Worker(litellm_python(), account(f"http://127.0.0.1:{listener.getsockname()[1]}"), 0.3, 60.0))
+            one.connect_ex(place)
         asked = call()
-        with pytest.raises(UpstreamTimeout) as raised:
+        with pytest.raises(UpstreamTimeout) as late:
             await upstream.open(asked)
+        assert (late.value.dispatched, late.value.billed, asked.sent) == (False, False, False)
         await upstream.close()
         for one in full:
             one.close()
-    assert (raised.value.dispatched, asked.sent) == (False, False)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_worker_that_dies_breaks_its_answers_and_is_replaced(bedrock: Bedrock) -> None:
-    upstream = LitellmUpstream(worker(bedrock.url))
+async def test_a_worker_that_dies_breaks_its_answers_and_is_replaced(upstream: LitellmUpstream, bedrock: Bedrock) -> None:
     bedrock.plays.append(Play(text=("word ",) * 2000, pause=0.005))
     answer = await upstream.open(call(stream=True))
     await answer.read()
+    bedrock.plays.append(Play(hang=True))
+    waiting = asyncio.ensure_future(upstream.open(call()))
+    await asyncio.to_thread(until, lambda: len(bedrock.requests) == 2)
     first = pid_of(upstream)
     os.kill(first, signal.SIGKILL)
     with pytest.raises(UpstreamError) as raised:
         while await answer.read():
             pass
     answer.close()
-    assert raised.value.dispatched
+    with pytest.raises(UpstreamError) as lost:
+        await waiting
+    assert raised.value.billed and lost.value.billed
     await asyncio.to_thread(until, lambda: upstream.pid is None)
     assert (await ask(upstream))[1] == 200
     assert pid_of(upstream) != first
-    await upstream.close()
 
 
 def pid_of(upstream: LitellmUpstream) -> int:
@@ -320,23 +402,31 @@ async def test_the_worker_knows_nothing_but_its_own_host(upstream: LitellmUpstre
 
 
 KILLED = """
-import asyncio, sys
-from gateway.upstream.litellm_adapter import LitellmUpstream
-from tests.test_upstream_litellm import ask, worker
+import asyncio, json, os, sys
+from pydantic import SecretStr
+from gateway.upstream.litellm_adapter import LitellmUpstream, worker_for
+from tests.test_upstream_litellm import ask
 async def main():
-    upstream = LitellmUpstream(worker(sys.argv[1]))
-    await ask(upstream)
-    print(upstream.pid, upstream.folder, flush=True)
+    found = {name: SecretStr(value) for name, value in json.loads(sys.argv[2]).items()}
+    upstream = LitellmUpstream(worker_for(found.get, None, sys.argv[1], 2.0, 60.0))
+    status = (await ask(upstream))[1]
+    print(status, upstream.pid, upstream.folder, flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
 """
 
 
-def test_the_worker_ends_also_when_the_gateway_is_killed(bedrock: Bedrock) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, bedrock.url], stdout=subprocess.PIPE, text=True) as gateway:
+def test_a_worker_finds_the_keys_of_a_role_and_ends_also_when_the_gateway_is_killed(bedrock: Bedrock) -> None:
+    """As in a container at AWS: an address that answers with temporary keys."""
+    keys = {"AccessKeyId": "ASIAROLE", "SecretAccessKey": "role-secret", "Token": "role-token", "Expiration": "2099-01-01T00:00:00Z"}
+    bedrock.credentials = keys
+    named = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": bedrock.url + "/credentials", "AWS_REGION": "us-east-1"}
+    command = [sys.executable, "-c", KILLED, bedrock.url, json.dumps(named)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
-        pid, folder = gateway.stdout.readline().split()
+        status, pid, folder = gateway.stdout.readline().split()
         gateway.kill()
+    assert status == "200" and "Credential=ASIAROLE/" in bedrock.requests[0]["authorization"]
     until(lambda: not running(int(pid)))
     assert not Path(folder).exists()
 
@@ -464,20 +554,10 @@ async def test_a_gateway_that_closes_while_its_worker_starts_does_not_wait_for_i
         await waiting
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_the_keys_of_a_role_are_found_where_aws_gives_them(bedrock: Bedrock) -> None:
-    """As in a container at AWS: an address that answers with temporary keys."""
-    keys = {"AccessKeyId": "ASIAROLE", "SecretAccessKey": "role-secret", "Token": "role-token", "Expiration": "2099-01-01T00:00:00Z"}
-    bedrock.credentials = keys
-    named = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": bedrock.url + "/credentials", "AWS_REGION": "us-east-1"}
+def test_a_worker_with_a_role_is_told_no_keys_and_where_they_are() -> None:
+    named = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/credentials", "AWS_REGION": "us-east-1"}
     without = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}
-    assert needs(variables(**without, **named), None) is None
-    found = worker_for(variables(**without, **named), None, bedrock.url, 2.0, 60.0)
+    assert needs(variables(**without, **named), litellm_python()) is None
+    found = worker_for(variables(**without, **named), None, "http://127.0.0.1:1", 2.0, 60.0)
     assert found is not None and set(found.account) == {"aws_region_name", "aws_bedrock_runtime_endpoint"}
     assert {name for name in found.environment if name.startswith("AWS_")} == set(named)
-    upstream = LitellmUpstream(found)
-    assert (await ask(upstream))[1] == 200
-    pid = pid_of(upstream)
-    await upstream.close()
-    assert not running(pid) and upstream.pid is None, "it ends with the gateway"
-    assert "Credential=ASIAROLE/" in bedrock.requests[0]["authorization"]

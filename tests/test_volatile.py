@@ -12,7 +12,8 @@ from gateway.patterns import LONGEST
 from gateway.prefix import prints, shared
 from gateway.request import ChatRequest
 from gateway.teams import TeamRow, VolatileRow
-from gateway.volatile import settle
+from gateway.volatile import LOOKED, extent
+from gateway.volatile import settle as settled
 
 DATE, BILLING = VolatileRow(line="date"), VolatileRow(line="claude-code-billing")
 MOVED = VolatileRow(line="date", do="move")
@@ -26,6 +27,10 @@ Message = dict[str, Any]
 def request(*messages: Message, tools: Any = None) -> ChatRequest:
     body: dict[str, Any] = {"model": "m", "messages": list(messages)} | ({} if tools is None else {"tools": tools})
     return ChatRequest("r", "m", body, False, False, False, 1000, edits=("restore_reasoning=1",))
+
+
+def settle(asked: ChatRequest, rules: tuple[VolatileRow, ...]) -> ChatRequest:
+    return settled(asked, rules).request
 
 
 def system(text: Any) -> Message:
@@ -196,6 +201,40 @@ def test_a_rule_looks_at_a_long_text_for_a_bounded_time() -> None:
     asked = request(system("\n".join(["a" * 250] * 40) + "\nx"), user("Hi"))
     assert settle(asked, (costly,)) is asked
     assert settle(request(system("aaaa\nx"), user("Hi")), (costly,)).messages == [system("aaaa"), user("Hi")]
+
+
+def test_a_rule_looks_at_the_first_lines_of_what_is_very_long() -> None:
+    """What lies behind is left as it is, to the letter, in one text as in many."""
+    short, long = "\n".join([CLOCK, "a"]), " \n" * LOOKED + CLOCK + "\n"
+    assert settle(request(system(f"{CLOCK}\n{long}"), user("Hi")), (DATE,)).messages == [system(long), user("Hi")]
+    asked = request(system(long), user("Hi"), system(short))
+    assert settle(asked, (DATE,)) is asked
+    many = request(*[system("a")] * LOOKED, system(short))
+    assert settle(many, (DATE,)) is many
+    parts = request(system([text("a")] * LOOKED + [text(CLOCK)]))
+    assert settle(parts, (DATE,)) is parts
+
+
+def test_how_much_there_is_to_look_at_is_known_before() -> None:
+    assert extent(request(user("a" * 1000), {"role": "system"})) == 0
+    assert 100 < extent(request(user("a" * 1000), system("b" * 50), system([text("c" * 50), IMAGE, "d"]))) < 150
+    assert extent(request(system("b" * 10 * LOOKED))) == extent(request(system([text("b")] * LOOKED))) == LOOKED
+
+
+heads = st.builds(
+    lambda lines, role: {"role": role, "content": "\n".join(lines)},
+    st.lists(st.sampled_from([CLOCK, HEADER, "a", " "])),
+    st.sampled_from(["system", "user", "tool"]),
+)
+
+
+@given(
+    st.lists(heads, min_size=1, max_size=5), st.lists(st.sampled_from([MOVED, DATE, BILLING, VolatileRow(line="a", do="move")]), max_size=3)
+)
+def test_its_conversation_is_known_without_what_moves(messages: list[Message], rules: list[VolatileRow]) -> None:
+    found = settled(request(*messages), tuple(rules))
+    removing = [rule.model_copy(update={"do": "remove"}) for rule in rules]
+    assert found.steady.messages == settle(request(*messages), tuple(removing)).messages
 
 
 words = st.text("ab:1 \n", max_size=40)

@@ -65,6 +65,27 @@ async def test_a_client_that_leaves_ends_the_wait_at_once() -> None:
     watch.close()
 
 
+async def test_a_host_that_is_heard_out_has_so_long_after_its_last_word() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    asyncio.get_running_loop().call_soon(watch.hear_out, 0.1)
+    # It goes on as long as it says something.
+    for _ in range(5):
+        await watch.guard(asyncio.sleep(0.05))
+    before = watch.elapsed
+    with pytest.raises(UpstreamTimeout, match="after the client had left"):
+        await watch.guard(forever())
+    assert 0.1 <= watch.elapsed - before < LONG
+    watch.close()
+
+
+async def test_nothing_is_heard_out_once_it_is_over() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
+    watch.close()
+    watch.hear_out(0)
+    await asyncio.sleep(SHORT)
+    assert watch.reason is None
+
+
 async def test_a_departure_outside_a_wait_is_told_at_the_next_one() -> None:
     watch = Watch(Deadlines(LONG, LONG, LONG, LONG))
     watch.client_left()
@@ -98,6 +119,40 @@ async def test_a_slow_client_does_not_make_its_host_late() -> None:
     await watch.deliver(asyncio.sleep(4 * SHORT))
     watch.content_seen()
     assert await watch.guard(soon(b"more")) == b"more"
+    watch.close()
+
+
+async def test_a_total_that_is_over_while_the_client_reads_is_the_client_s() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, 2 * SHORT))
+    watch.opened()
+    watch.content_seen()
+    with pytest.raises(ClientGone):
+        await watch.deliver(forever())
+    watch.close()
+
+
+async def test_a_total_that_went_by_while_the_client_read_is_not_the_host_s() -> None:
+    watch = Watch(Deadlines(LONG, LONG, LONG, 4 * SHORT))
+    watch.opened()
+    watch.content_seen()
+    await watch.deliver(asyncio.sleep(3 * SHORT))
+    assert watch.waited_for_client >= 2.9 * SHORT
+    assert watch.pace(1000) is None
+    with pytest.raises(UpstreamTimeout, match="client read so slowly") as caught:
+        await watch.guard(forever())
+    assert caught.value.slow_client
+    watch.close()
+
+
+async def test_the_first_content_of_each_dispatch_is_told_once() -> None:
+    told: list[bool] = []
+    limits = Deadlines(LONG, LONG, LONG, LONG)
+    watch = Watch(limits, proved=lambda: told.append(True))
+    for count in (1, 2):
+        watch.content_seen()
+        watch.content_seen()
+        assert len(told) == count
+        assert watch.again(limits)
     watch.close()
 
 

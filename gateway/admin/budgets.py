@@ -52,7 +52,8 @@ def add_budgets(router: APIRouter, desk: BudgetDesk) -> None:
 
 
 def _spend_json(by: SpendBy, spend: Spend) -> dict[str, Any]:
-    return {by: spend.group, "currency": spend.currency, "spent": decimal_text(spend.nano), "nano": spend.nano, "requests": spend.requests}
+    amounts = {"spent": decimal_text(spend.nano), "nano": spend.nano, "estimated": decimal_text(spend.estimated)}
+    return {by: spend.group, "currency": spend.currency, **amounts, "requests": spend.requests}
 
 
 def instant_in(name: str, text: str | None) -> datetime | None:

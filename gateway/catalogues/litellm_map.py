@@ -11,11 +11,10 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from datetime import timedelta, timezone
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from gateway.catalogues.offers import MONDAY, Flagged, Offer, Reader, Unusable, Week, constant, fixed_zone, is_free, week_of
+from gateway.catalogues.offers import MONDAY, Flagged, Offer, Reader, Unusable, Week, constant, fixed_zone, is_free, number, week_of
 from gateway.money import Rates
 
 IN_WHEEL = "litellm/model_prices_and_context_window_backup.json"
@@ -60,9 +59,11 @@ def offers(text: str, models: Mapping[tuple[str, str], str], round_noise: bool =
 
     An entry of a host whose model we have no row for is flagged with model "". Raises ValueError for what is no such map.
     """
-    entries = json.loads(text, parse_float=Decimal)
+    entries = json.loads(text, parse_float=number)
     if not isinstance(entries, dict):
         raise ValueError("is no object of models")
+    if not any(isinstance(entry, dict) and isinstance(entry.get("litellm_provider"), str) for entry in entries.values()):
+        raise ValueError("has no model with a `litellm_provider`")
     for key, entry in entries.items():
         if key in RESERVED or not isinstance(entry, dict) or entry.get("mode", "chat") != "chat":
             continue

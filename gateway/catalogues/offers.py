@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from decimal import Context, Decimal
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,6 +19,8 @@ DAY = 1440
 WEEK = 7 * DAY
 # Digits beyond which a price is the noise of binary floats: 1.6000000000000001e-06.
 SIGNIFICANT = 12
+# Powers of ten of dollars per token beyond which nothing is a price.
+LEAST, MOST = -40, 6
 # A Monday at midnight UTC; weeks are alike, but for the days on which clocks change.
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -146,6 +148,14 @@ def _clock(minute: int) -> str:
 # ---- figures
 
 
+def number(text: str) -> Decimal | str:
+    """A number of a catalogue, exactly; the text itself where no decimal holds it, which is then no price."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text
+
+
 @dataclass(slots=True)
 class Reader:
     """Reads the figures of one entry, US dollars per token, to nano per million tokens. `round_noise`: take 1.6000000000000001 for 1.6."""
@@ -156,10 +166,13 @@ class Reader:
     def rate(self, name: str, value: Any) -> int:
         """Raises Unusable for what is no exact, non-negative price."""
         if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
-            raise Unusable(f"`{name}` is no number")
-        if not Decimal(value).is_finite() or value < 0:
+            raise Unusable(f"`{name}` is no number{f': {value!s:.40}' if isinstance(value, str) else ''}")
+        exact = Decimal(value)
+        if not exact.is_finite() or exact < 0:
             raise Unusable(f"`{name}` is no price")
-        exact = Decimal(value).scaleb(6)
+        if exact and not LEAST <= exact.adjusted() <= MOST:
+            raise Unusable(f"`{name}` is no price: {value!s:.40}")
+        exact = exact.scaleb(6)
         text = format(exact, "f")
         try:
             return exact_nano(text)

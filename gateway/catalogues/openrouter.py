@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from gateway.catalogues.offers import DAY, Flagged, Offer, Reader, Unusable, Week, constant, is_free, week_of
+from gateway.catalogues.offers import DAY, Flagged, Offer, Reader, Unusable, Week, constant, is_free, number, week_of
 from gateway.money import Rates
 
 HOST = "openrouter"
@@ -23,10 +23,12 @@ def read(path: Path) -> str:
 
 def offers(text: str, models: Mapping[tuple[str, str], str], round_noise: bool = False) -> Iterator[Offer | Flagged]:
     """Every model of ours in the list, and DeepSeek's that we have no row for (flagged with model ""). Raises ValueError."""
-    listed = json.loads(text, parse_float=Decimal)
+    listed = json.loads(text, parse_float=number)
     listed = listed.get("data") if isinstance(listed, dict) else listed
     if not isinstance(listed, list):
         raise ValueError("is no list of models (`data`)")
+    if not any(isinstance(entry, dict) and isinstance(entry.get("id"), str) and "pricing" in entry for entry in listed):
+        raise ValueError("has no model with an `id` and a `pricing`")
     for entry in listed:
         key = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(key, str):

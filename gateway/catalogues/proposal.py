@@ -26,7 +26,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9][\w./-]*")
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """One new card. `before`: the card that it follows, None for a model without a price."""
+    """One new card. `before`: the card that it follows, None for a model without a price.
+
+    `drops`: what that card states and the catalogue does not, in words; such a card is for a person to decide.
+    """
 
     file: str
     name: str
@@ -36,6 +39,7 @@ class Proposed:
     shape: Shape
     before: str | None
     text: str
+    drops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,13 @@ def review(found: Iterable[Offer | Flagged], policies: Policies, stated: Stated,
             changed.setdefault((offer.host, card.name if card else None, offer.week), []).append(offer)
     taken = set(stated.entries)
     for offers in changed.values():
-        result.cards.append(_proposed(offers, _card(policies, offers[0], terms.start), stated, terms, taken))
+        card = _card(policies, offers[0], terms.start)
+        proposed = _proposed(offers, card, stated, terms, taken)
+        result.cards.append(proposed)
+        if card is not None and proposed.drops:
+            trust = f"; {card.name} is verified, the new card is not" if card.verified else ""
+            reason = f"the new card drops what {card.name} has: {', '.join(proposed.drops)}{trust}"
+            result.flagged += [Flagged(offer.key, offer.host, offer.model, reason) for offer in offers]
     return result
 
 
@@ -144,9 +154,25 @@ def _proposed(offers: list[Offer], card: Card | None, stated: Stated, terms: Ter
     taken.add(name)
     shape = shape_of(first.week)
     models = tuple(offer.model for offer in offers)
-    holidays = next((window.except_ for window in stated.entries[before].row.windows if window.except_), None) if before else None
-    text = "\n".join(_lines(name, first.host, models, shape, card, holidays, terms, _notes(offers, card, holidays))) + "\n"
-    return Proposed(stated.file_for(first.host, before), name, first.host, models, terms.start, shape, before, text)
+    calendars = tuple(dict.fromkeys(window.except_ for window in stated.entries[before].row.windows if window.except_)) if before else ()
+    # Where nothing is dearer than the standard, there is nothing that a holiday could suspend.
+    holidays = calendars[0] if calendars and shape.dearer else None
+    drops = tuple(_drops(offers, card, shape, [one for one in calendars if one != holidays])) if card else ()
+    text = "\n".join(_lines(name, first.host, models, shape, card, holidays, terms, _notes(offers, card, holidays, drops))) + "\n"
+    return Proposed(stated.file_for(first.host, before), name, first.host, models, terms.start, shape, before, text, drops)
+
+
+def _drops(offers: list[Offer], card: Card, shape: Shape, calendars: list[str]) -> Iterator[str]:
+    """What the card before states, and the new one would not."""
+    ours, theirs = ({rates for _, rates in week} for week in (week_of_card(card), offers[0].week))
+    if len(theirs) < len(ours):
+        windows = dict.fromkeys(f"{window.band.window} {_prices(window.band.rates)}" for window in card.windows)
+        which = "its windows" if not shape.windows else f"{len(ours) - len(theirs)} of its {len(ours)} prices by the hour"
+        yield f"{which} ({', '.join(windows)})"
+    if calendars:
+        yield f"its holidays ({', '.join(calendars)})"
+    if any(rates.cache_hit != rates.cache_miss for rates in ours) and not all(offer.states_hits for offer in offers):
+        yield "its price of cached tokens"
 
 
 def _name(offer: Offer, before: str | None, start: datetime, taken: set[str]) -> str:
@@ -157,12 +183,14 @@ def _name(offer: Offer, before: str | None, start: datetime, taken: set[str]) ->
     return next(found for found in (name, *(f"{name}-{number}" for number in range(2, 1000))) if found not in taken)
 
 
-def _notes(offers: list[Offer], card: Card | None, holidays: str | None) -> Iterator[str]:
+def _notes(offers: list[Offer], card: Card | None, holidays: str | None, drops: tuple[str, ...]) -> Iterator[str]:
     if card is not None:
         was = " and ".join(_prices(band) for band in dict.fromkeys((card.rates, *(window.band.rates for window in card.windows))))
         yield f"was hit/miss/output {was}"
     if holidays:
         yield f"the catalogue knows no holidays: {holidays} is kept from the card before"
+    if card is not None and drops:
+        yield f"dropped, because the catalogue has no such thing, of {card.name}: {', '.join(drops)}"
     yield from dict.fromkeys(note for offer in offers for note in offer.notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from gateway.commands.folder import HELP as FOLDER_HELP
 from gateway.commands.folder import folder_of
 from gateway.commands.reading import HELP, ask, instant_of, settings_with
 from gateway.explain import cache_report
-from gateway.policies import load
+from gateway.policies import KINDS, Policies, load
+from gateway.policy_files import Problems, read_folder, rows_of
+from gateway.teams import TeamRow
 from gateway.timekeeping import clock_for
 
 EXAMPLE = "faregate cache --team search --from 2026-11-20"
@@ -34,13 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_with(args.ledger)
-    policies = load(folder_of(args.policies))
+    folder = folder_of(args.policies)
+    policies = load(folder)
     end = instant_of("--to", args.end, clock_for(settings.clock).now())
     start = instant_of("--from", args.start, end - _DAY)
     if start >= end:
         raise CommandError("--from must lie before --to")
     found = ask(settings, lambda reader: cache_report(reader, policies, start, end, args.team))
-    print(json.dumps(found) if args.json else "\n".join(_text(found, args.team)))
+    print(json.dumps(found) if args.json else "\n".join([*_text(found, args.team), *_proposals(found["breaks"][:_MOST], policies, folder)]))
     return 0
 
 
@@ -86,8 +90,56 @@ def _breaks(breaks: Sequence[dict[str, Any]]) -> Iterator[str]:
     for kind in dict.fromkeys(one["kind"] for one in breaks[:_MOST]):
         one = next(one for one in breaks if one["kind"] == kind)
         yield f"{kind}: {one['remedy']}"
-        if one["policy"]:
-            yield f"  in policies/teams/{one['team']}.yaml: {one['policy']}"
+
+
+def _proposals(breaks: Sequence[dict[str, Any]], policies: Policies, folder: Path) -> Iterator[str]:
+    """What would mend it, to be copied as it stands: a whole file for a team that has none, else the lines to add to its own."""
+    for team in dict.fromkeys(one["team"] for one in breaks):
+        wanted = dict.fromkeys(one["policy"] for one in breaks if one["team"] == team and one["policy"])
+        own = policies.teams.get(team)
+        rows = [row for row in map(_row, wanted) if own is None or not _has(own, row)]
+        if not rows:
+            continue
+        yield ""
+        lines = ["volatile:", *(f"  - {row}" for row in rows)]
+        if own is None:
+            yield f"A new file {folder / 'teams' / f'{team}.yaml'}:"
+            lines = [f"team: {_scalar(team)}", 'routes: ["*"]', *lines]
+        elif own.volatile:
+            yield f"In {_file_of(team, folder)}, at the end of the `volatile` of team {team}:"
+            lines = lines[1:]
+        else:
+            yield f"In {_file_of(team, folder)}, to team {team}:"
+        yield from (f"  {line}" for line in lines)
+        if not policies.teams:
+            yield "No team has a file yet. Once one has, every other team needs one too, and may use nothing until then (403)."
+            yield 'Two lines are enough for each of them: team: NAME and routes: ["*"].'
+
+
+def _row(policy: str) -> str:
+    """The row in `volatile: [ROW]   # comment`, with its comment."""
+    row, _, comment = policy.removeprefix("volatile: [").partition("]")
+    return row + comment
+
+
+def _has(team: TeamRow, row: str) -> bool:
+    """Whether the team's file says that already. A line of its own may be another one that changes, so only the same row counts."""
+    return any((one.tools is not None and "tools:" in row) or (one.line == "date" and "line: date" in row) for one in team.volatile)
+
+
+def _scalar(name: str) -> str:
+    """A team's name in YAML; what could be read as something else stands in quotes."""
+    plain = re.fullmatch(r"[A-Za-z][\w-]*", name) and name.lower() not in {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+    return name if plain else json.dumps(name)
+
+
+def _file_of(team: str, folder: Path) -> Path:
+    """The file in which a team of a folder that loads is written."""
+    problems = Problems()
+    for name, data in read_folder(folder, KINDS, problems).items():
+        if name.startswith("teams") and any(entry.row.team == team for entry in rows_of(name, data, TeamRow, problems)):
+            return folder / name
+    return folder / "teams" / f"{team}.yaml"
 
 
 def _broken(one: dict[str, Any]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from gateway.money import NANO, decimal_text
 from gateway.outcome import LedgerRow, Option
 from gateway.policies import load
 
-EXAMPLE = "faregate explain 01K9ZJ3V7M4T2Q8W5X6Y   # the x-request-id of an answer"
+EXAMPLE = "faregate explain req-01a20157db3ca23b88f13d7d641a0aa5   # the x-request-id of an answer"
 _INDENT: Final = 13
 _STATUS: Final = {
     "ok": "answered",
@@ -70,15 +70,16 @@ def _unknown(id: str, trail: Trail | None) -> str:
 
 def _text(row: LedgerRow, found: dict[str, Any]) -> Iterator[str]:
     seconds = (row.ended - row.started).total_seconds()
-    yield f"{row.team} ({row.key}) asked for {row.route}; {row.host}/{row.model} served it for {decimal_text(row.nano)} {row.currency}."
+    yield f"{row.team} ({row.key}) asked for {row.route}; {_outcome(row)}."
     stopped = f" ({row.stopped})" if row.stopped else ""
     yield f"{_STATUS.get(row.status, row.status).capitalize()}{stopped} in {seconds:.2f} s, {row.started:%Y-%m-%d %H:%M:%S} UTC."
     yield ""
     yield from _line("why", [_why(row)])
     yield ""
-    yield from _table(row, found["candidates"])
-    yield from _line("passed over", found["passed_over"])
-    yield ""
+    if found["candidates"] or found["passed_over"]:
+        yield from _table(row, found["candidates"])
+        yield from _line("passed over", found["passed_over"])
+        yield ""
     yield from _line("tokens", _tokens(row, found))
     yield from _line("charge", _charge(row))
     yield from _line("hold", _hold(row, found))
@@ -86,6 +87,16 @@ def _text(row: LedgerRow, found: dict[str, Any]) -> Iterator[str]:
         yield from _line("attempts", [_attempt(row, each) for each in found["attempts"]])
     yield from _line("edits", [", ".join(row.edits)] if row.edits else [])
     yield from _line("prefix", _broke(found["broke"]))
+
+
+def _outcome(row: LedgerRow) -> str:
+    name, amount = f"{row.host}/{row.model}", f"{decimal_text(row.nano)} {row.currency}"
+    if row.status in ("ok", "stopped"):
+        return f"{name} served it for {amount}"
+    if row.status == "client_gone":
+        return f"{name} served it until the client left, for {amount}"
+    last = ", the last to be asked" if len(row.attempts) > 1 else ""
+    return f"no whole answer came from {name}{last}; charged: {amount}"
 
 
 def _line(name: str, texts: Sequence[str]) -> Iterator[str]:
@@ -99,6 +110,8 @@ def _why(row: LedgerRow) -> str:
     served = next((option for option in options if option.name == name), None)
     if served is None:
         return "its plan is not known: the row was written by an older version, or by the ledger itself when its lease ran out"
+    if row.route == name:
+        return "it was asked for by name"
     if len(options) == 1:
         return "no other deployment could serve it"
     if len(row.attempts) > 1:

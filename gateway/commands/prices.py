@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--host", action="append", help="only this host of the policies; may be given several times")
         one.add_argument("--from", dest="start", help="when the new prices begin (default: the next midnight UTC; needed for --write)")
         one.add_argument("--write", action="store_true", help="append the cards to the files of the policies folder")
+        one.add_argument(
+            "--allow-drops",
+            action="store_true",
+            help="with --write: also cards that lack windows, holidays or a cached price of the card before",
+        )
         one.add_argument("--round-noise", action="store_true", help="take 1.6000000000000001 for 1.6, and say so in the card")
         one.add_argument("--exit-code", action="store_true", help="end with 1 where there is a card to propose")
         one.add_argument("--policies", type=Path, help=HELP)
@@ -72,13 +77,15 @@ def run(args: argparse.Namespace) -> int:
     stated = stated_in(folder)
     chosen = (entry for entry in found if hosts is None or entry.host in hosts)
     result = review(chosen, policies, stated, Terms(start, source, now.date()))
-    texts = appended(result.cards, stated)
+    held = [card for card in result.cards if card.drops] if args.write and not args.allow_drops else []
+    texts = appended((card for card in result.cards if card not in held), stated)
     written = write(folder, texts) if args.write else ()
     if args.json:
-        print(json.dumps(_json(result, source, start, written)))
+        print(json.dumps(_json(result, source, start, written, held)))
     else:
-        _show(result, texts, stated, written)
-    return 1 if args.exit_code and result.cards and not args.write else 0
+        _show(result, texts, stated, written, held)
+    left = held if args.write else result.cards
+    return 1 if args.exit_code and left else 0
 
 
 def _instant(text: str) -> datetime:
@@ -111,9 +118,14 @@ def _found(args: argparse.Namespace, policies: Policies, start: datetime) -> tup
 
 def _models(policies: Policies, start: datetime) -> Models:
     """Our models by host and id, in small letters: by the id on the wire, and by our own name, which wins."""
-    served = [(name, row) for name, host in policies.hosts.items() for row in host.models if row.serves(start)]
-    by_wire = {(host, row.upstream.lower()): row.model for host, row in served if row.upstream}
-    return by_wire | {(host, row.model.lower()): row.model for host, row in served}
+    rows = [(name, row) for name, host in policies.hosts.items() for row in host.models]
+    found: dict[tuple[str, str], str] = {}
+    # Rows of other times are known too, as such; those of that instant come last, and win.
+    for serving in (False, True):
+        served = [(host, row) for host, row in rows if row.serves(start) is serving]
+        found |= {(host, row.upstream.lower()): row.model for host, row in served if row.upstream}
+        found |= {(host, row.model.lower()): row.model for host, row in served}
+    return found
 
 
 # ---- writing
@@ -151,7 +163,7 @@ def _replace(path: Path, text: str) -> None:
 # ---- what it says
 
 
-def _show(result: Review, texts: Mapping[str, str], stated: Stated, written: tuple[str, ...]) -> None:
+def _show(result: Review, texts: Mapping[str, str], stated: Stated, written: tuple[str, ...], held: Sequence[Proposed]) -> None:
     for entry in result.flagged:
         print(f"# look at {entry.host}/{entry.model}: {_line(entry.reason)}")
     for host in dict.fromkeys(entry.host for entry in result.unknown):
@@ -159,15 +171,24 @@ def _show(result: Review, texts: Mapping[str, str], stated: Stated, written: tup
         print(f"# {host} has more, without a row in policies: {keys}")
     sys.stdout.writelines(difference(texts, stated))
     done = f"written to {', '.join(written)}" if written else "to review: nothing was written"
-    cards = f"{len(result.cards)} new cards, {done}" if result.cards else "no new card"
-    print(f"{cards}; {result.equal} prices are as in policies, {len(result.flagged)} to look at", file=sys.stderr)
+    new = len(result.cards) - len(held)
+    cards = [f"{_count(new, 'new card')}, {done}"] if new else []
+    if held:
+        names = ", ".join(card.name for card in held)
+        cards.append(f"{_count(len(held), 'new card')} not written ({names}): --allow-drops writes what drops something")
+    as_ours = f"{_count(result.equal, 'price')} {'is' if result.equal == 1 else 'are'} as in policies"
+    print(f"{'; '.join(cards) or 'no new card'}; {as_ours}, {len(result.flagged)} to look at", file=sys.stderr)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)[:300]
 
 
-def _json(result: Review, source: str, start: datetime, written: tuple[str, ...]) -> dict[str, Any]:
+def _json(result: Review, source: str, start: datetime, written: tuple[str, ...], held: Sequence[Proposed]) -> dict[str, Any]:
     return {
         "source": source,
         "from": instant_text(start),
@@ -176,6 +197,7 @@ def _json(result: Review, source: str, start: datetime, written: tuple[str, ...]
         "flagged": [_entry(entry) for entry in result.flagged],
         "unknown": [_entry(entry) for entry in result.unknown],
         "written": list(written),
+        "held": [card.name for card in held],
     }
 
 
@@ -192,6 +214,7 @@ def _card(card: Proposed) -> dict[str, Any]:
         "before": card.before,
         "per_million": _rates(card.shape.standard),
         "windows": windows,
+        "drops": list(card.drops),
     }
 
 

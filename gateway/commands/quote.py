@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--at", help="RFC 3339 instant with a zone (default: now)")
     add("--hit", type=int, default=0, help="prompt tokens read from the cache")
     add("--miss", type=int, default=0, help="prompt tokens not in the cache")
-    add("--output", type=int, help="output tokens, reasoning included (default: 0; with --questions or --next the version's own mean)")
+    add(
+        "--output",
+        type=int,
+        help="output tokens, reasoning included (default: 0; with --questions or --next the version's own mean, where that is known)",
+    )
     add("--currency", help="USD or CNY: chooses the price list (default: USD where there is one)")
     add("--questions", type=int, metavar="N", help="also what so many such requests cost")
     add("--next", metavar="CONTRACT", help="also with answers as long as this version's, at the same prices")
@@ -66,14 +70,24 @@ class _Quoted:
         self._version = deployment.contract if deployment else None
         self._questions: int = args.questions or 1
         self._many = args.questions is not None
-        output = args.output
-        if output is None:
-            output = (self._version.baseline_output if self._version and (self._many or args.next) else 0) or 0
         self._change = _change(args.next, self._version.contract if self._version else None, policies) if args.next else None
+        output = self._output(args)
         currency = args.currency.upper() if args.currency else None
         self.now = quote(policies, args.host, args.model, at, args.hit, args.miss, output, currency)
         longer_output = self._change.tokens(output) if self._change else output
         self.then = quote(policies, args.host, args.model, at, args.hit, args.miss, longer_output, currency)
+
+    def _output(self, args: argparse.Namespace) -> int:
+        """Tokens of an answer: those named, else the version's own mean where whole requests are priced; a guess of 0 is never sold."""
+        if args.output is not None:
+            named: int = args.output
+            return named
+        if not (self._many or args.next):
+            return 0
+        if self._version is not None and self._version.baseline_output:
+            return self._version.baseline_output
+        whose = self._version.contract if self._version is not None else f"{args.host}/{args.model}"
+        raise CommandError(f"--questions: nobody says how long the answers of {whose} are. Say it with --output, in tokens of one answer.")
 
     def to_json(self) -> dict[str, Any]:
         found = self.now.to_json()

@@ -9,7 +9,7 @@ from html import escape
 from gateway.money import NANO
 from gateway.simulate.lookahead import LOOK_AHEAD
 from gateway.simulate.replay import Bill
-from gateway.simulate.report import ONLY, Report, amount, span
+from gateway.simulate.report import ONLY, Report, amount, counted, span
 
 WIDTH, ROW, TOP, LEFT, RIGHT = 960, 46, 142, 286, 190
 _INK, _SOFT, _LINE, _OURS, _BAR, _TRUTH = "#1c2430", "#5b6675", "#d9dee5", "#0b7a53", "#9fb1c7", "#e3c878"
@@ -52,6 +52,8 @@ def _title(report: Report) -> str:
     if not listed:
         return "Nothing was billed"
     part = abs(Decimal(listed - ahead)) / listed
+    if part < Decimal("0.0005"):
+        return "Looking ahead costs as much as choosing by list price"
     shown = f"{part:.0%}" if part >= Decimal("0.1") else f"{part:.1%}"
     if ahead > listed:
         return f"Looking ahead costs {shown} more than choosing by list price"
@@ -69,7 +71,7 @@ def _subtitle(report: Report) -> str:
 
 def _measure(report: Report) -> str:
     some = report.bills[0]
-    whole = f"{some.requests + some.unserved:,} requests in {report.sessions:,} conversations, {span(report.seconds)}"
+    whole = f"{counted(some.requests + some.unserved, 'request')} in {counted(report.sessions, 'conversation')}, {span(report.seconds)}"
     return f"{report.trace}: {whole}; hosts of {report.menu}" + (f"; {report.longer}" if report.longer else "")
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from gateway.forecast import Outlook
 from gateway.foresight import TYPICAL_OUTPUT, Ask, Foresight, Prospect
-from gateway.health import Health, Ticket, Trouble
+from gateway.gate import Trouble
+from gateway.health import Health, Ticket
 from gateway.prefix import Prints
 from gateway.ranking import Rated, rank
 from gateway.simulate.hosts import Seller

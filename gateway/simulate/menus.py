@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -96,6 +96,21 @@ class Menu:
         return any(isinstance(seller.tariff, Listed) for seller in self.sellers)
 
 
+class Choice(NamedTuple):
+    """Which deployments of a route are on a menu: of these hosts (None: all), of this version (None: what the route means), all the
+    time from the trace's begin `until` then (None: it does not matter)."""
+
+    hosts: Set[str] | None = None
+    version: str | None = None
+    until: datetime | None = None
+
+    def takes(self, host: str) -> bool:
+        return self.hosts is None or host in self.hosts
+
+
+EVERYWHERE = Choice()
+
+
 class Market:
     """Where menus get their prices: the policies, the instant at which the trace begins, the currency that each host is billed in."""
 
@@ -127,7 +142,7 @@ class Market:
         row = entries[0].row
         return Menu(row.menu, row.currency, row.caches == "session", tuple(sellers), row.contract)
 
-    def route(self, route: Route, caches: Caches = "shared", currency: str = "USD") -> Menu:
+    def route(self, route: Route, caches: Caches = "shared", currency: str = "USD", choice: Choice = EVERYWHERE) -> Menu:
         """The deployments of a route that serve at the trace's begin, as the policies price and describe them.
 
         Those of the version that was asked for, else of the first that is served: a version is never traded for money. Raises
@@ -136,14 +151,19 @@ class Market:
         served: dict[str, list[str]] = {}
         for target in route.deployments:
             deployment = self._policies.deployment(target.host, target.model, self._begin)
-            if deployment is not None:
+            if deployment is not None and choice.takes(target.host) and self._stays(deployment, choice.until):
                 served.setdefault(deployment.contract.contract, []).append(target.name)
         if not served:
             raise PriceUnknown(f"no deployment of {route.name} serves at {instant_text(self._begin)}. Hint: name an instant with --at")
-        contract = route.contract_at(self._begin)
+        contract = choice.version or route.contract_at(self._begin)
         names = served.get(contract) or next(iter(served.values()))
         sellers = tuple(self._seller(MenuHost(host=name, deployment=name), currency) for name in dict.fromkeys(names))
         return Menu(route.name, currency, caches == "session", sellers, contract)
+
+    def _stays(self, deployment: Deployment, until: datetime | None) -> bool:
+        """Whether it still serves the same version then."""
+        later = deployment if until is None else self._policies.deployment(deployment.host.host, deployment.model.model, until)
+        return later is not None and later.contract.contract == deployment.contract.contract
 
     def _seller(self, row: MenuHost, currency: str) -> Seller:
         says = Cache(**row.cache.model_dump()) if row.cache else None

@@ -100,8 +100,8 @@ class Report:
         some = self.bills[0]
         begins = f", from {self.begins} on" if self.begins else ""
         stretched = f"; {self.longer}" if self.longer else ""
-        served = f"{some.requests + some.unserved:,} requests in {self.sessions:,} conversations, {span(self.seconds)}{begins}"
-        return f"{self.trace}: {served}; hosts of {self.menu}, in {self.currency}{stretched}"
+        served = f"{counted(some.requests + some.unserved, 'request')} in {counted(self.sessions, 'conversation')}"
+        return f"{self.trace}: {served}, {span(self.seconds)}{begins}; hosts of {self.menu}, in {self.currency}{stretched}"
 
     def _table(self) -> Iterator[str]:
         failing = any(bill.retries or bill.unserved for bill in self.bills)
@@ -134,10 +134,17 @@ class Report:
 
 def against(nano: int, other: int, currency: str, how: str) -> str:
     """One sentence: what looking ahead costs, and what it saves against another bill."""
+    if nano == other:
+        return f"Looking ahead costs {amount(nano)} {currency}, as much as {how}."
     part = f" ({abs(Decimal(other - nano)) / other:.1%})" if other else ""
     difference = amount(abs(other - nano))
     end = f"{difference} {currency}{part} saved" if nano <= other else f"{difference} {currency}{part} more"
     return f"Looking ahead costs {amount(nano)} {currency} instead of {amount(other)} {how}: {end}."
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things for people: 1 request, 12,031 requests."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def amount(nano: int) -> str:

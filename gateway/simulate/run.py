@@ -61,10 +61,10 @@ def simulate(trace: Trace, menu: Menu, options: Options, progress: Callable[[int
 class Progress:
     """A bar of what is done of the whole, on a terminal; elsewhere nothing is written."""
 
-    def __init__(self, whole: int, out: TextIO = sys.stderr) -> None:
-        self._whole, self._out = max(1, whole), out
+    def __init__(self, whole: int, out: TextIO | None = None) -> None:
+        self._whole, self._out = max(1, whole), out or sys.stderr
         self._done, self._shown = 0, -1
-        self._on = out.isatty()
+        self._on = self._out.isatty()
 
     def __call__(self, done: int) -> None:
         self._done = min(self._whole, self._done + done)
