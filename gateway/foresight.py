@@ -256,9 +256,12 @@ class Foresight:
 
     def sent(self, ask: Ask, place: Place, prints: Prints, prospect: Prospect | None = None) -> None:
         """It was dispatched there: known from now on. With a prospect that was weighed it also teaches how conversations go on."""
-        self.index.note(place, prints, ask.at)
         if prospect is not None and prospect.weighed:
             self._forecast.seen(ask.key, ask.conversation, ask.turn, ask.at, place.name, prospect.prompt, prospect.known, prospect.idle)
+        if prospect is not None and prospect.prompt <= place.cache.tokens:
+            # Shorter than a block, here and as the beginning of any other.
+            return
+        self.index.note(place, prints, ask.at)
         if self.share is not None and prints.digests:
             self.share(_pack(_Message(place.name, place.cache.mode == "units", ask.at, packed(prints.digests))))
 
