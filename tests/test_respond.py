@@ -46,6 +46,7 @@ class Wire:
 ERRORS: list[tuple[FaregateError, int, str, str, bool]] = [
     (errors.InvalidRequest("a", param="n"), 400, "invalid_request", "invalid_request_error", False),
     (errors.ContextExceeded("a"), 400, "context_exceeded", "invalid_request_error", False),
+    (errors.NotServed("a"), 400, "invalid_request", "invalid_request_error", False),
     (errors.InvalidKey("a"), 401, "invalid_key", "authentication_error", False),
     (errors.BudgetExceeded("a", details={"budget": "month"}), 402, "budget_exceeded", "insufficient_quota", False),
     (errors.NotAllowed("a"), 403, "not_allowed", "permission_error", False),
