@@ -299,6 +299,7 @@ class Attempts:
                 try:
                     ready = self.watch.again(self._deadlines) and await self._extended() and self._timed()
                 except BaseException:
+                    # A stop or a mistake: the row is that of the last one that was asked.
                     self.journey = last
                     raise
                 if ready:
@@ -349,7 +350,6 @@ class Attempts:
 
     async def _close(self, failure: Exception | None) -> None:
         """The attempt under way is over: what it used, what it costs, what its host's health learns of it."""
-        self._open = False
         self.ended = ended = self._ports.clock.now()
         reply = self.reply
         if failure is not None or reply.stopped:
@@ -359,6 +359,8 @@ class Attempts:
         if usage is not None:
             charged = receipts.charge_for(self.journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
         self.legs.append(receipts.leg(self.journey, self.status(failure), usage, charged))
+        # Only now: what fails before it has its line is not over, and is never taken for free.
+        self._open = False
         if isinstance(failure, FaregateError):
             self._failures.append(failure)
         self._tell_health(failure, usage, ended)

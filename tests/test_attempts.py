@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -447,25 +448,30 @@ class Dead:
         raise UpstreamError("not now", dispatched=True, billed=False)
 
 
-@pytest.mark.parametrize("bills_on", [True, False])
-async def test_a_client_that_leaves_between_two_attempts_has_nobody_asked_any_more(bills_on: bool) -> None:
-    till, dead, at = Till(), Dead(), parse_instant("2026-11-20T12:00:00Z")
+def made(ledger: Till, upstream: Any, clock: Any, bills_on: bool = False) -> tuple[Attempts, Health]:
+    """One request that two hosts may serve; `bills_on` says whether the second bills what is broken off."""
+    at, limits, health = parse_instant("2026-11-20T12:00:00Z"), Deadlines(60, 60, 60, 60), Health()
     request, found = ask_here({"model": "deepseek-v3.2"}), policies()
-    route, limits = found.route("deepseek-v3.2"), Deadlines(60, 60, 60, 60)
+    route = found.route("deepseek-v3.2")
     assert route is not None
     terms = Terms(found, at, {"novita": "USD", "openrouter": "USD"}, 600)
     names = {name: Account(name, f"http://{name}", "USD") for name in terms.currencies}
     ports: Any = SimpleNamespace(
-        ledger=till, upstream=dead, clock=RealClock(), deadlines=limits, experience=Experience(), health=Health(), replicas=Replicas()
+        ledger=ledger, upstream=upstream, clock=clock, deadlines=limits, experience=Experience(), health=health, replicas=Replicas()
     )
     planned = plan(request, route, terms)
     second = planned.attempts[1]
     host = second.deployment.host.model_copy(update={"cancel_stops_billing": not bills_on})
     changed = second._replace(deployment=replace(second.deployment, host=host))
-    planned = planned._replace(attempts=(planned.attempts[0], changed))
-    journey = Journey(request, Caller("search", "k"), planned, found, at)
+    journey = Journey(request, Caller("search", "k"), planned._replace(attempts=(planned.attempts[0], changed)), found, at)
     responder: Any = SimpleNamespace(started=False)
-    attempts = Attempts(ports, limits, Accounts(names), terms, journey, responder)
+    return Attempts(ports, limits, Accounts(names), terms, journey, responder), health
+
+
+@pytest.mark.parametrize("bills_on", [True, False])
+async def test_a_client_that_leaves_between_two_attempts_has_nobody_asked_any_more(bills_on: bool) -> None:
+    till, dead = Till(), Dead()
+    attempts, health = made(till, dead, RealClock(), bills_on)
     till.leave = attempts.client_left
     attempts.embark()
     await attempts.hold()
@@ -477,7 +483,49 @@ async def test_a_client_that_leaves_between_two_attempts_has_nobody_asked_any_mo
     assert isinstance(failure, ClientGone)
     assert len(dead.asked) == 1
     assert [(leg.attempt.outcome, leg.attempt.billed) for leg in legs] == [("upstream_error", "none"), ("client_gone", "none")]
-    assert [ports.health.open_requests(one.deployment.name) for one in planned.attempts] == [0, 0]
+    assert [health.open_requests(name) for name in ("novita/deepseek/deepseek-v3.2", "openrouter/deepseek/deepseek-v3.2")] == [0, 0]
+
+
+class Faulty(RealClock):
+    """A clock that fails once, when it is told to."""
+
+    fails = False
+
+    def now(self) -> datetime:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("a mistake of ours")
+        return super().now()
+
+
+class Breaking(Dead):
+    """The first host refuses at no cost; the second breaks off, and our clock with it."""
+
+    def __init__(self, clock: Faulty) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def open(self, call: Call) -> None:
+        if not self.asked:
+            await super().open(call)
+        self.asked.append(call.url)
+        call.sent = self._clock.fails = True
+        raise UpstreamError("broken off", dispatched=True)
+
+
+async def test_an_attempt_at_whose_end_we_fail_is_not_taken_for_free() -> None:
+    clock = Faulty()
+    attempts, _ = made(Till(), Breaking(clock), clock)
+    attempts.embark()
+    await attempts.hold()
+    attempts.depart()
+    with pytest.raises(RuntimeError) as bug:
+        await attempts.ride()
+    legs = await attempts.conclude(bug.value)
+    attempts.let_go()
+    attempts.watch.close()
+    assert [leg.attempt.billed for leg in legs] == ["none", "possible"]
+    assert legs[-1].attempt.nano > 0
 
 
 # ---- dry runs
