@@ -99,6 +99,7 @@ def _open(path: Path, patience: float, check: bytes) -> apsw.Connection:
         db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         _transact(db, "BEGIN IMMEDIATE", lambda: _create(db, check))
     except BaseException:
+        # Whatever it is, raised again: a connection that nobody has must not stay open.
         db.close()
         raise
     return db
@@ -148,6 +149,7 @@ def _transact(db: apsw.Connection, begin: str, work: Callable[[], T]) -> T:
         result = work()
         db.execute("COMMIT")
     except BaseException:
+        # Whatever it is, raised again: half a change must not stay.
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise

@@ -44,6 +44,7 @@ class PostgresStore:
         try:
             await postgres_schema.prepare(connection)
         except BaseException:
+            # Whatever it is, raised again: a connection that nobody has must not stay open.
             await close(connection, self._patience)
             raise
         self._writer.start(connection)

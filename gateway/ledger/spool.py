@@ -257,6 +257,7 @@ class _File:
             file = cls(path, lock, _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
             records = file.records()
         except BaseException:
+            # Whatever it is, raised again: the lock goes with who held it.
             os.close(lock)
             raise
         if len(records) > room:
@@ -280,6 +281,7 @@ class _File:
             self._db.executemany(statement, values)
             self._db.execute("COMMIT")
         except BaseException:
+            # Whatever it is, raised again: half a record must not stay.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -321,6 +323,7 @@ def _lock(path: Path, flags: int) -> int | None:
     except (BlockingIOError, FileNotFoundError):
         pass
     except BaseException:
+        # Whatever it is, raised again: the file is nobody's then.
         os.close(descriptor)
         raise
     os.close(descriptor)
