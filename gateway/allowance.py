@@ -70,6 +70,8 @@ class Side:
     def __init__(self, deployment: Deployment, stop: StopRule | None) -> None:
         self.splitter = inline_splitter(deployment)
         self.finish: str | None = None
+        # Whether the host itself has ended it, whatever a limit of ours did before.
+        self.ended = False
         self._stop = stop
         self._allowance = Allowance(stop.tokens, deployment.contract.tokenizer) if stop else None
 

@@ -102,9 +102,9 @@ class Told:
                 self._calls.append(bytes(part))
 
     def cut(self, name: str, characters: int) -> None:
-        """So much was taken off the end of `reasoning` or `content`; or of `tools`, which then have none."""
+        """So much was taken off the end of `reasoning` or `content`; or the last chunk's pieces of `tools`."""
         if name == "tools":
-            self._calls.clear()
+            del self._calls[-1:]
         elif name == "content":
             self._content += characters
         else:

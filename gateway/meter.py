@@ -125,8 +125,13 @@ class Meter:
             self._absorb()
         return bool(self.answer.chunks or self.reasoning.chunks)
 
+    @property
+    def used(self) -> bool:
+        """Whether the host has worked: it has produced text, or states a count or a cost that is not zero."""
+        return self.produced or any(type(figure) in (int, Decimal) and figure > 0 for figure in self.reported.values())
+
     def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
-        """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: every choice has its finish."""
+        """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: the host has ended every choice."""
         if bytes(usage).strip() == b"{}":
             return
         self._raw = (usage, timings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from gateway.dialects import read_chunk
+from gateway.dialects import good_finish, read_chunk
 from gateway.errors import UpstreamError
 from gateway.meter import Meter
 from gateway.shape import NULL, StreamShape
@@ -69,8 +69,10 @@ def _overhear(event: bytes, meter: Meter) -> bool:
     data = data_of(event) or b""
     with suppress(ValueError):
         chunk = read_chunk(data)
+        for choice in chunk.choices or ():
+            meter.finish = meter.finish or good_finish(choice.finish_reason)
         if chunk.usage and chunk.usage != NULL:
-            meter.report(chunk.usage, chunk.timings, final=True)
+            meter.report(chunk.usage, chunk.timings, final=meter.finish is not None)
     return data.strip() == b"[DONE]"
 
 

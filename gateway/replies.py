@@ -220,7 +220,7 @@ class StreamReply(Reply):
     def _failed(self, failure: StreamFailure) -> FaregateError:
         error = HostError(failure.status, failure.code, failure.message)
         # Only an error that the host states before any text, and without usage, is certainly free.
-        billed = failure.kind != "error_event" or self.meter.produced or bool(self.meter.reported)
+        billed = failure.kind != "error_event" or self.meter.used
         if not billed:
             return stated(self._deployment.host.host, error)
         found = UpstreamError(f"{self._deployment.host.host}: {failure.message}", dispatched=True, billed=billed)
@@ -236,7 +236,7 @@ class StreamReply(Reply):
             body = read_json(raw)
             feed_anyway(self.meter, body)
             fault = fault_of(body) if json else None
-        billed = self.meter.produced or bool(self.meter.reported)
+        billed = self.meter.used
         if fault is not None and not billed:
             return stated(self._deployment.host.host, fault)
         return UpstreamError(f"{self._deployment.host.host} did not answer with a stream: {said}", dispatched=True, billed=billed)
@@ -356,7 +356,7 @@ class WholeReply(Reply):
     def _failed(self, fault: HostError, body: Any) -> FaregateError:
         """A failure inside a 200: free only where the host reports no usage and the body holds no answer."""
         feed_anyway(self.meter, body)
-        if not self.meter.reported and not self.meter.produced:
+        if not self.meter.used:
             return stated(self._deployment.host.host, fault)
         return UpstreamError(f"{self._deployment.host.host}: {fault.message}", dispatched=True)
 
@@ -384,4 +384,4 @@ def states_use(meter: Meter, raw: bytes) -> bool:
     """Whether a refusal says that it used something, or holds text, all the same; the meter then knows how much."""
     with suppress(ValueError):
         feed_anyway(meter, read_json(raw))
-    return meter.produced or any(type(count) is int and count > 0 for count in meter.reported.values())
+    return meter.used

@@ -272,7 +272,7 @@ class StreamShape:
         usage = b"" if chunk.usage == NULL else bytes(chunk.usage)
         if usage:
             # What a host reports beside its failure is its bill all the same.
-            self._meter.report(chunk.usage, chunk.timings, final=self._all_finished or self.failure is not None)
+            self._meter.report(chunk.usage, chunk.timings, final=self._closed or error is not None)
         if self.failure is not None:
             return b""
         if not parts:
@@ -338,6 +338,7 @@ class StreamShape:
         if side is None:
             side = self._sides[choice.index] = Side(self._deployment, self._stop)
         part = self._read(side, choice)
+        side.ended = side.ended or bool(choice.finish_reason)
         if side.finish is not None:
             part.late = True
             # What a choice says after its limit is not sent; its first finish stands.
@@ -436,6 +437,11 @@ class StreamShape:
     @property
     def _all_finished(self) -> bool:
         return all(side.finish is not None for side in self._sides.values())
+
+    @property
+    def _closed(self) -> bool:
+        """Whether the host itself has ended every choice; a limit of ours ends nothing for it."""
+        return all(side.ended for side in self._sides.values())
 
     @property
     def _complete(self) -> bool:

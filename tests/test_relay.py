@@ -144,12 +144,15 @@ async def test_blank_lines_before_a_whole_body_keep_the_client_waiting_and_are_n
     assert client.data == b"\n\n\n"
 
 
+FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+# A host that has usage in every chunk, and fills it in the last.
+ZEROES = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}\n\n'
 BILL = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":40}}\n\n'
 
 
 @pytest.mark.parametrize("cut", range(0, len(BILL), 9))
 async def test_the_bill_of_a_stream_that_we_ended_is_heard_however_it_comes(cut: int) -> None:
-    meter, rest = Meter(deployment(), 7), CHUNK[9:] + CHUNK + BILL[:cut]
+    meter, rest = Meter(deployment(), 7), CHUNK[9:] + ZEROES + FINISH + BILL[:cut]
     watch = Watch(PATIENT)
     # A host that leaves its connection open after [DONE] is not waited for.
     await hear_out(Script([BILL[cut:] + END], ends=False), rest, meter, watch)
@@ -160,12 +163,13 @@ async def test_the_bill_of_a_stream_that_we_ended_is_heard_however_it_comes(cut:
     assert (usage.prompt, usage.output) == (7, 40)
 
 
-async def test_a_stream_that_breaks_after_we_ended_it_has_no_bill() -> None:
+@pytest.mark.parametrize("begun", [CHUNK, ZEROES, CHUNK + ZEROES])
+async def test_a_stream_that_breaks_after_we_ended_it_has_no_bill(begun: bytes) -> None:
     class Broken(Script):
         async def read(self) -> bytes:
             raise UpstreamError("reset", dispatched=True)
 
     meter, watch = Meter(deployment(), 7), Watch(PATIENT)
-    await hear_out(Broken([]), CHUNK, meter, watch)
+    await hear_out(Broken([]), begun, meter, watch)
     watch.close()
     assert meter.billed() is None

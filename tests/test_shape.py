@@ -147,6 +147,32 @@ def test_an_answer_is_cut_exactly_at_its_limit_however_it_is_chunked(limit: int,
     assert (made.shape.stopped == "limit") == (len(words) >= limit)
 
 
+@pytest.mark.parametrize("reported", [0, 9])
+@pytest.mark.parametrize("limit", [1, 3, 5])
+def test_usage_beside_the_chunk_at_which_we_stop_is_no_bill(reported: int, limit: int) -> None:
+    target = deployment(contract={"tokenizer": "deepseek"})
+    usage = {"prompt_tokens": 2 * reported, "completion_tokens": reported, "total_tokens": 3 * reported}
+    pieces = [text_chunk(word).replace(b'"choices"', f'"usage":{json.dumps(usage)},"choices"'.encode()) for word in WORDS]
+
+    made = run(target, pieces, stop=StopRule("answer", limit))
+
+    assert made.shape.stopped == "limit"
+    assert made.meter.billed() is None
+    assert made.result()["sources"]["output"] == "counted"
+    assert made.result()["usage"] == {"cache_hit": 0, "cache_miss": 2 * reported or 7, "output": max(limit, reported), "reasoning": 0}
+
+
+def test_usage_beside_a_finish_at_our_limit_is_the_bill() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    last = text_chunk(" green", finish="length").replace(b'"choices"', f'"usage":{json.dumps(usage)},"choices"'.encode())
+
+    made = run(deployment(contract={"tokenizer": "deepseek"}), [text_chunk(" red"), last], stop=StopRule("answer", 2))
+
+    found = made.meter.billed()
+    assert found is not None
+    assert (found.prompt, found.output) == (9, 2)
+
+
 def test_each_choice_has_a_limit_of_its_own_and_the_stream_stops_when_all_have_ended() -> None:
     target = deployment(contract={"tokenizer": "deepseek"})
     reads = [text_chunk(word, index) for word in WORDS for index in (0, 1)]
@@ -402,3 +428,21 @@ def test_what_was_cut_off_was_not_said(pieces: list[tuple[str, int]], limit: int
         shape.end()
     client += shape.tail(None)
     assert shape.said == told(client) or (told(client) is None and shape.said is not None and shape.said[0] == "")
+
+
+@pytest.mark.parametrize("limit", range(1, 20))
+def test_of_a_call_at_which_the_money_ended_the_client_has_what_was_paid_for(limit: int) -> None:
+    meter = Meter(deployment(contract={"tokenizer": "deepseek"}), 7, 1)
+    purse = Purse(meter, "deepseek")
+    purse.limit, purse.mark, purse.final, purse.ready = limit, limit, True, True
+    shape = StreamShape(deployment(contract={"tokenizer": "deepseek"}), include_usage=False, stop=None, meter=meter, purse=purse)
+    client = b""
+    for read in CALLING:
+        client += shape.feed(read)
+        while shape.unpaid:
+            client += shape.resume()
+
+    client += shape.tail(None)
+
+    assert (shape.stopped == "budget") == (limit < 14)
+    assert shape.said == told(client)
