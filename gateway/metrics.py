@@ -13,7 +13,7 @@ from math import inf
 from typing import Final, Protocol
 
 from msgspec.structs import replace
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, Gauge, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
@@ -43,8 +43,6 @@ KNOWN_FIELDS: Final = frozenset(
     " volatile web_search_options".split()
 )
 
-_OF_BUDGETS: Final = frozenset(f"faregate_budget_{what}" for what in ("limit", "spent", "held"))
-_DAY: Final = 86_400
 
 
 class _Counts:
@@ -125,65 +123,6 @@ class _Tally:
         self.predicted_hit = self.actual_hit = self.compared = 0
 
 
-class _Names(Protocol):
-    """What bounds the labels: the snapshot of policies in force."""
-
-    @property
-    def current(self) -> Policies: ...
-
-
-class _Budgets(Protocol):
-    """The budgets as this process last saw them."""
-
-    def states(self) -> Sequence[BudgetState]: ...
-
-
-class _Ledger(Protocol):
-    """How the ledger is."""
-
-    @property
-    def up(self) -> bool: ...
-
-    @property
-    def unsettled(self) -> int: ...
-
-
-class _Health(Protocol):
-    """How deployments are; seconds since 1970."""
-
-    def states(self, at: float) -> Iterable[State]: ...
-
-    def alarms(self, at: float) -> Iterable[Alarm]: ...
-
-
-class _Replicas(Protocol):
-    """How the replicas of own engines are."""
-
-    def states(self, at: float) -> Iterable[ReplicaState]: ...
-
-
-class _Hits(Protocol):
-    """Whose hit rates are watched, by HOST/MODEL, with the falls among them."""
-
-    def falls(self, at: float) -> Mapping[str, object | None]: ...
-
-
-Samples = Iterable[tuple[tuple[str, ...], float]]
-
-
-def _gauge(name: str, samples: Samples) -> Metric:
-    """A gauge with these samples; none where there is nothing to say."""
-    (about,) = (family for family in FAMILIES if family.name == name)
-    shown = GaugeMetricFamily(about.name, about.help, labels=about.labels)
-    for labels, value in samples:
-        shown.add_metric(labels, value)
-    return shown
-
-
-def _one(value: float | None) -> Samples:
-    return () if value is None else (((), value),)
-
-
 class Metrics:
     """All metrics of one process, in a registry of their own.
 
@@ -198,6 +137,7 @@ class Metrics:
         self._described = ""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
         families = {family.name: family for family in FAMILIES}
 
         def gauge(name: str) -> Gauge:
@@ -209,7 +149,7 @@ class Metrics:
             return found
 
         def times(name: str) -> _Times:
-            family = families[f"faregate_{name}_seconds"]
+            family = families[f"faregate_{name}"]
             found = self._times[family.name] = _Times(family.buckets)
             return found
 
@@ -223,25 +163,18 @@ class Metrics:
         self._unpriced = counts("unpriced")
         self._disputed = counts("disputed")
         self._redis_calls = counts("redis_calls")
-        self._redis_up: bool | None = None
-        self._ledger: _Ledger | None = None
-        self._health: _Health | None = None
-        self._replicas: _Replicas | None = None
-        self._hits: _Hits | None = None
-        self._first_token = times("time_to_first_token")
-        self._duration = times("request_duration")
-        self._overhead = times("overhead")
-        self._commit = times("ledger_commit")
-        self._open_streams = gauge("open_streams")
-        self._policies_info = gauge("policies_info")
-        self._card_verified = gauge("card_verified")
-        self._calendar_left = gauge("calendar_left_seconds")
-        self._streams = 0
+        self._errors = counts("errors")
+        self._first_token = times("time_to_first_token_seconds")
+        self._pace = times("output_tokens_per_second")
+        self._duration = times("request_duration_seconds")
+        self._overhead = times("overhead_seconds")
+        self._commit = times("ledger_commit_seconds")
         self._tallies: dict[tuple[str, ...], _Tally] = {}
         # The tallies by the names that requests carry, while these are the policies in force.
         self._named: dict[tuple[str, ...], _Tally] = {}
         self._named_by = policies.current
         self.registry.register(self)
+        self.registry.register(self.gauges)
 
     def observe(self, outcome: Outcome) -> None:
         """Count one request, once, after it was settled or refused."""
@@ -251,12 +184,17 @@ class Metrics:
         tally.overhead.observe(outcome.overhead)
         if outcome.first_token is not None:
             tally.first_token.observe(outcome.first_token)
-        if outcome.error == "price_unknown":
-            self._unpriced.add((tally.host, tally.model))
+        if outcome.error is not None:
+            self._failed(outcome.error, tally)
         for edit in outcome.edits:
             self._edits.add((self._edit(edit), self._contract(outcome.contract)))
         if outcome.row is not None:
             self._charged(outcome, outcome.row, tally)
+
+    def _failed(self, code: str, tally: _Tally) -> None:
+        self._errors.add((tally.team, code))
+        if code == "price_unknown":
+            self._unpriced.add((tally.host, tally.model))
 
     def committed(self, op: str, seconds: float) -> None:
         """How long the ledger took for one operation; `op` is one of its own few names."""
@@ -267,26 +205,16 @@ class Metrics:
         self._redis_calls.add((op, outcome))
 
     def redis_up(self, up: bool) -> None:
-        self._redis_up = up
-
-    def watch(self, ledger: _Ledger) -> None:
-        """Show how this ledger is from now on."""
-        self._ledger = ledger
-
-    def watch_hosts(self, health: _Health, replicas: _Replicas, hits: _Hits) -> None:
-        """Show how hosts are from now on."""
-        self._health, self._replicas, self._hits = health, replicas, hits
+        self.gauges.redis_up = up
 
     def stream_opened(self) -> None:
-        self._streams += 1
+        self.gauges.streams += 1
 
     def stream_closed(self) -> None:
-        self._streams -= 1
+        self.gauges.streams -= 1
 
     def text(self) -> bytes:
         """The exposition. Takes tens of milliseconds where there are many series: call it in a thread."""
-        self._describe(self._policies.current)
-        self._open_streams.set(self._streams)
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -297,42 +225,10 @@ class Metrics:
         """
         counts = {name: one.copy() for name, one in self._counts.items()} | _summed(list(self._tallies.values()))
         for family in FAMILIES:
-            if family.kind == "counter":
+            if family.kind == "counter" and family.name in counts:
                 yield counts[family.name].family(family)
             elif family.kind == "histogram":
                 yield self._times[family.name].family(family)
-        yield from self._budget_gauges()
-        yield from self._host_gauges()
-        yield _gauge("faregate_redis_up", _one(self._redis_up))
-        yield _gauge("faregate_ledger_up", _one(None if self._ledger is None else self._ledger.up))
-        yield _gauge("faregate_spool_records", _one(None if self._ledger is None else self._ledger.unsettled))
-
-    def _host_gauges(self) -> Iterator[Metric]:
-        """How hosts are now; of those that the policies have."""
-        at, served, hosts = self._clock.now().timestamp(), self._policies.current.served, self._policies.current.hosts
-        alarms = [alarm for alarm in (self._health.alarms(at) if self._health else ()) if alarm.host in hosts]
-        copies = [one for one in (self._replicas.states(at) if self._replicas else ()) if one.host in hosts]
-        found = with_replicas(self._health.states(at) if self._health else (), copies)
-        states = [state for state in found if (state.host, state.model) in served]
-        watched = [(tuple(name.split("/", 1)), fall is not None) for name, fall in (self._hits.falls(at) if self._hits else {}).items()]
-        yield _gauge("faregate_host_up", (((state.host, state.model), state.up) for state in states))
-        yield _gauge("faregate_host_requests", (((state.host, state.model), state.open) for state in states))
-        yield _gauge("faregate_host_alarm", (((alarm.host, alarm.model, alarm.kind), 1) for alarm in alarms))
-        yield _gauge("faregate_hit_rate_alarm", ((name, fell) for name, fell in watched if name in served))
-        yield _gauge("faregate_replica_up", (((one.host, str(one.number)), one.up) for one in copies))
-        yield _gauge("faregate_replica_requests", (((one.host, str(one.number)), one.open) for one in copies))
-
-    def _budget_gauges(self) -> Iterator[Metric]:
-        """The ledger's figures for every budget in force; those of the keys of one budget are added up, so that series stay few."""
-        teams, states = self._policies.current.teams, self._budgets.states() if self._budgets is not None else ()
-        totals = list(summed(standings(teams, states, self._clock.now())))
-        for family in FAMILIES:
-            if family.name in _OF_BUDGETS:
-                shown = GaugeMetricFamily(family.name, family.help, labels=family.labels)
-                for total in totals:
-                    nano: int = getattr(total, family.name.removeprefix("faregate_budget_"))
-                    shown.add_metric((total.team, total.budget, total.currency), _units(nano))
-                yield shown
 
     def _tally(self, outcome: Outcome) -> _Tally:
         if self._named_by is not self._policies.current:
@@ -397,19 +293,6 @@ class Metrics:
     def _attempt(self, attempt: Attempt) -> None:
         self._attempts.add((self._host(attempt.host), self._model(attempt.host, attempt.model), attempt.outcome))
 
-    def _describe(self, policies: Policies) -> None:
-        """Say what is in force now: the snapshot's cards and digest, and how far its calendars reach."""
-        today = self._clock.now().date()
-        if policies.digest != self._described:
-            for family in (self._policies_info, self._card_verified, self._calendar_left):
-                family.clear()
-            self._policies_info.labels(policies.digest).set(1)
-            for card in policies.prices.cards():
-                self._card_verified.labels(card.name).set(card.verified)
-            self._described = policies.digest
-        for calendar in policies.calendars.values():
-            self._calendar_left.labels(calendar.name).set(calendar.days_left(today) * _DAY)
-
     def _route(self, name: str) -> str:
         return name if self._policies.current.route(name) is not None else OTHER
 
@@ -466,8 +349,3 @@ def _source(usage: Usage) -> str:
     if usage.reported:
         return "reported"
     return "unknown" if "unknown" in (usage.sources.cache_miss, usage.sources.output) else "counted"
-
-
-def _units(nano: int) -> float:
-    """Whole units of the currency, for display only: no decision about money is made from it."""
-    return nano / NANO

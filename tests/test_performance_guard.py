@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -83,6 +84,23 @@ def test_streams_leave_no_memory_behind(both: dict[str, Running]) -> None:
     before = resident_mb(target.pid)
     load(target, order(CHUNKS, 0), connections=4, rounds=6, chunks=CHUNKS)
     assert resident_mb(target.pid) - before < 16
+
+
+def collected(target: Running) -> float:
+    """Objects that the garbage collector had to free, so far."""
+    with urlopen(f"http://127.0.0.1:{target.admin}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("python_gc_objects_collected_total{"))
+
+
+@pytest.mark.parametrize(("text", "chunks"), [(body(), 0), (order(50, 0), 50)], ids=["whole", "streamed"])
+def test_a_request_leaves_nothing_to_the_garbage_collector(both: dict[str, Running], text: str, chunks: int) -> None:
+    """What goes round in a circle stays until it is looked for, with the prompt and the answer."""
+    target = both["Faregate"]
+    load(target, text, connections=4, rounds=5, chunks=chunks)
+    before = collected(target)
+    done = load(target, text, connections=4, rounds=500, chunks=chunks)
+    assert collected(target) - before < done.requests
 
 
 def way(name: str) -> holds.Way:

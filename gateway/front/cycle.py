@@ -32,11 +32,15 @@ class Gone:
         self._callbacks: list[Callable[[], object]] = []
 
     def then(self, callback: Callable[[], object]) -> None:
-        """Call back once, at the departure; now, if it has happened."""
+        """Call back once, at the departure; now, if it has happened. Forgotten when the application has ended."""
         if self.departed:
             callback()
         else:
             self._callbacks.append(callback)
+
+    def stay(self) -> None:
+        """Nobody is to be told any more. Whoever waited for it mostly has this too: without the circle both are freed at once."""
+        self._callbacks.clear()
 
     def depart(self) -> None:
         """The client has closed its connection."""
@@ -125,6 +129,7 @@ class Cycle(Gone):
             # The connection must still learn that this answer is over, whatever the application's mistake was.
             log.exception("an application failed")
         finally:
+            self.stay()
             if not self.over:
                 if not self.started or self._head:
                     self._line.transport.write(answer_bytes(InternalError("The gateway ended before it could answer.")))
