@@ -1,7 +1,8 @@
 """The store of reasoning: what a team's clients were given and lost comes back, in its own conversation and in no other.
 
-Keeping is done in batches, in a thread, a moment after the answer; finding waits for what was kept before it. Whatever goes wrong
-here is a thing forgotten, and nothing else.
+Keeping is done in batches, a moment after the answer; finding waits for what was kept before it. Only long conversations are read
+in a thread: for a short one the change of threads costs more than the work. Whatever goes wrong here is a thing forgotten, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ NEAR_AGE: Final = 3600
 FAREWELL: Final = 3.0
 # Messages looked up for one request, the newest first.
 MOST: Final = 2000
-# Bytes of a request from which its messages are read in a thread.
+# Bytes of a request, or of an answer, from which it is read in a thread, and answers sealed before other work has its turn.
 LARGE: Final = 32 << 10
+TOGETHER: Final = 32
 
 
 class _Kept(NamedTuple):
     team: str
     request: ChatRequest
     said: Said
+    size: int
 
 
 class Near:
@@ -131,7 +134,7 @@ class Store:
         if request.messages[-1].get("prefix") is True:
             # The client joins it with the beginning that it wrote itself: another message than this one.
             return
-        self._waiting.append(_Kept(team, request, said))
+        self._waiting.append(_Kept(team, request, said, size))
         self._bytes += size
         self._kept += 1
         if self._timer is None:
@@ -170,34 +173,37 @@ class Store:
 
     async def _store(self, batch: Sequence[_Kept]) -> None:
         try:
-            entries, texts = await self._aside(self._sealed, batch)
-            for name, text in texts.items():
-                self._near.put(name, text)
-            await self._entries.put(entries)
+            entries: list[Entry] = []
+            for number, kept in enumerate(batch, 1):
+                found = await self._aside(self._sealed, kept) if kept.size > LARGE else self._sealed(kept)
+                if found:
+                    self._near.put(found[0].name, kept.said.reasoning)
+                    entries += found
+                if number % TOGETHER == 0:
+                    await asyncio.sleep(0)
+            if entries:
+                await self._entries.put(entries)
         except Exception as problem:
             self._say(problem)
 
-    def _sealed(self, batch: Sequence[_Kept]) -> tuple[list[Entry], dict[bytes, str]]:
-        """What is stored of these answers, and what stays near."""
-        entries: list[Entry] = []
-        texts: dict[bytes, str] = {}
-        for team, request, said in batch:
-            marks = self._marker.answer(team, request.messages, said.content, said.tool_calls)
-            if texts.get(marks.own) == said.reasoning or self._near.holds(marks.own, said.reasoning):
-                # Asked and answered in the same words a moment ago.
-                continue
-            cipher = self._ciphers.of(team)
-            value = cipher.seal(marks.own, said.reasoning)
-            if len(value) > LARGEST:
-                continue
-            texts[marks.own] = said.reasoning
-            entries.append(Entry(marks.own, value))
-            # Its other names lead to its own; a call's id only with all the same calls.
-            if marks.loose is not None:
-                entries.append(Entry(marks.loose, cipher.point(marks.loose, marks.own), single=True))
-            if marks.call is not None:
-                entries.append(Entry(marks.call, cipher.point(marks.call, marks.own + marks.agree), single=True))
-        return entries, texts
+    def _sealed(self, kept: _Kept) -> list[Entry]:
+        """What is stored of this answer, under its own name first; nothing where it is here already, or too long."""
+        team, request, said, _ = kept
+        marks = self._marker.answer(team, request.messages, said.content, said.tool_calls)
+        if self._near.holds(marks.own, said.reasoning):
+            # Asked and answered in the same words a moment ago.
+            return []
+        cipher = self._ciphers.of(team)
+        value = cipher.seal(marks.own, said.reasoning)
+        if len(value) > LARGEST:
+            return []
+        entries = [Entry(marks.own, value)]
+        # Its other names lead to its own; a call's id only with all the same calls.
+        if marks.loose is not None:
+            entries.append(Entry(marks.loose, cipher.point(marks.loose, marks.own), single=True))
+        if marks.call is not None:
+            entries.append(Entry(marks.call, cipher.point(marks.call, marks.own + marks.agree), single=True))
+        return entries
 
     # ---- finding
 
