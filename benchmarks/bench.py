@@ -33,6 +33,7 @@ PACED_STREAMS = 32
 WARM = 2.0  # windows of warm-up before the first figure: one server's just-in-time compiler needs thousands of requests
 HOLDS = (50, 100, 200, 400, 800)
 HOLD_GAP_MS = 2.0 * PACE_MS
+HOLD_TRIES = 3
 TRIES = 2  # of each case of a ledger, of which the better counts
 
 
@@ -59,11 +60,16 @@ def streams_held(target: Running) -> int:
     """The most paced streams, of the steps tried, whose chunks arrive within 40 ms of each other 99 times of 100."""
     held = 0
     for streams in HOLDS:
-        result = load(target, order(100, PACE_MS), connections=streams, rounds=1, warm=0, chunks=100, spread=PACE_MS / 1000)
-        if result.gap_p99_ms > HOLD_GAP_MS or result.p50_ms > 100 * PACE_MS * 1.1:
+        # A pause of the whole machine is no verdict on a server: each step has another chance.
+        if not any(_in_time(target, streams) for _ in range(HOLD_TRIES)):
             break
         held = streams
     return held
+
+
+def _in_time(target: Running, streams: int) -> bool:
+    result = load(target, order(100, PACE_MS), connections=streams, rounds=1, warm=0, chunks=100, spread=PACE_MS / 1000)
+    return result.gap_p99_ms <= HOLD_GAP_MS and result.p50_ms <= 100 * PACE_MS * 1.1
 
 
 def measure(target: Running, seconds: float) -> Row:
