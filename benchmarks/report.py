@@ -268,8 +268,8 @@ count together.
   it is the generator's core that is full.
 - Latency: one connection; direct's own is taken off.
 - Paced streams: a chunk each 20 ms, on 32 streams at once. "Held" is the most streams, of 50, 100, 200, 400 and 800, whose
-  chunks came within 40 ms of each other 99 times of 100, in one of three tries. The generator and the host by themselves hold {held}: no server can
-  show more here.
+  chunks came within 40 ms of each other 99 times of 100, in one of three tries. The generator and the host by themselves hold
+  {held}: no server can show more here.
 - Memory is resident memory of all of a server's processes. "Ready" is the time from the start of the process to the first 200
   of its health check.{others}
 """
