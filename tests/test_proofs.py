@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.emulator.output import Wish, lengths
-from proofs import bound, kill, planting, simulate
+from proofs import bound, kill, planting, rolling, simulate
 from proofs.model import Crowd, play
 from proofs.mutations import MUTATIONS, planted
 from proofs.simloop import SimLoop
@@ -79,6 +79,13 @@ def test_killed_gateways_lose_nothing_and_charge_nothing_twice() -> None:
     assert verdict.problems == []
     assert verdict.figures["kills"] > 1
     assert verdict.figures["billed"] > 20
+
+
+def test_gateways_that_are_restarted_in_turn_lose_nothing() -> None:
+    verdict = rolling.prove(1, "sqlite")
+
+    assert verdict.problems == []
+    assert verdict.figures["requests_drained"] > 0
 
 
 def test_many_streams_stay_within_their_budget_and_use_it_up() -> None:
