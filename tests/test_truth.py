@@ -125,7 +125,7 @@ def _ask(world: World, host: str, chosen: random.Random, openings: list[str]) ->
     wish = f"answer={chosen.randrange(30, 120)} reasoning={chosen.randrange(20, 80)}"
     leaves = chosen.random() < 0.12
     if leaves:
-        wish = "answer=3000 reasoning=40 pace=6"
+        wish = "answer=1000 reasoning=40 pace=6"
     elif world.tools and chosen.random() < 0.15:
         body["tools"] = TOOLS
         wish += " tool=get_weather tools=2"
