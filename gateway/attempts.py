@@ -38,7 +38,7 @@ from gateway.host_errors import refusal, refused_status, trouble, weight
 from gateway.ledger.port import HoldError
 from gateway.outcome import Claim, Grant, Hold, Status
 from gateway.ports import Ports
-from gateway.receipts import Journey, Leg
+from gateway.receipts import Journey, Leg, lines
 from gateway.relay import glimpse
 from gateway.replicas import Replicas, Seat
 from gateway.replies import Reply, Responder, reply_for, states_use
@@ -287,7 +287,7 @@ class Attempts:
 
     async def _follow(self, failure: Exception) -> bool:
         """Go over to the next candidate that may be asked, under a hold of its own; False: there is none."""
-        earlier = tuple([leg.attempt for leg in self.legs])
+        earlier = lines(self.legs)
         paid = sum(attempt.nano for attempt in earlier)
         last = self.journey
         for candidate in chain((self._boarded,) if self._spare else (), self._waiting):

@@ -6,6 +6,7 @@ named currency, with their integers of nano-units beside them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -87,6 +88,34 @@ async def cache_report(ledger: Pages, policies: Policies, start: datetime, end: 
             losses.add(row)
         if mark is None:
             return losses.to_json(start, end, lambda nano, currency: policies.rates.convert(nano, currency, _MEASURE, end))
+
+
+def why(row: LedgerRow) -> str:
+    """What decided that this deployment served, in a few words."""
+    options = row.plan.options if row.plan else ()
+    name = f"{row.host}/{row.model}"
+    served = next((option for option in options if option.name == name), None)
+    if served is None:
+        return "its plan is not known: the row was written by an older version, or by the ledger itself when its lease ran out"
+    if row.route == name:
+        return "it was asked for by name"
+    if len(options) == 1:
+        return "no other deployment could serve it"
+    if len(row.attempts) > 1:
+        return f"the first choice was {options[0].name}, which failed before its first byte" if options[0] is not served else served.why
+    return served.why or _by_score(options, served, row.plan.mode if row.plan else "")
+
+
+def _by_score(options: Sequence[Option], served: Option, mode: str) -> str:
+    """The served one came first by the rule of the route; what that rule compared."""
+    rivals = [option for option in options if option is not served and not option.why and option.score is not None]
+    if mode != "cheapest" or served.score is None or not rivals:
+        return {"cheapest": "no price of the others can be compared with its own", "fastest": "the fastest"}.get(mode, "first in its route")
+    rival = min(rivals, key=lambda option: option.score or 0)
+    return (
+        f"cheapest in the end, with what is still to come of the conversation: {decimal_text(served.score)}, "
+        f"at {rival.name} {decimal_text(rival.score or 0)}"
+    )
 
 
 def _plan_json(note: PlanNote) -> dict[str, Any]:

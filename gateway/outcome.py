@@ -17,14 +17,22 @@ Status = Literal["ok", "stopped", "client_error", "denied", "rate_limited", "ups
 Billed = Literal["known", "possible", "none"]
 
 
-class Attempt(Struct, frozen=True):
-    """One dispatch to one host, and whether it was billed there."""
+class Attempt(Struct, frozen=True, omit_defaults=True):
+    """One dispatch to one host, and whether it was billed there.
+
+    `tokens` (hit, miss, output) are what it used where it is one of several, `parts` what each of them cost, by which `card` and
+    `window`; None and "": all that the row says, or nobody knows.
+    """
 
     host: str
     model: str
     outcome: Status
     billed: Billed
     nano: int
+    tokens: tuple[int, int, int] | None = None
+    parts: tuple[int, int, int] | None = None
+    card: str = ""
+    window: str = ""
 
 
 class Claim(Struct, frozen=True):
@@ -200,6 +208,45 @@ class LedgerRow(Struct, frozen=True):
     plan: PlanNote | None = None
 
 
+class Counted(Struct, frozen=True):
+    """What a correction moved in one budget: nano-units of the budget's currency.
+
+    `left_out` is what it could not give back, because the budget had spent less than that.
+    """
+
+    team: str
+    budget: str
+    key: str
+    period: str
+    currency: str
+    nano: int
+    left_out: int = 0
+
+
+class Correction(Struct, frozen=True):
+    """Money that a host billed otherwise than the ledger charged, appended and never changed: signed nano-units of `currency`.
+
+    `id` is unique: the same correction again has no effect. `at` is the instant the money belongs to. Names that are not known are
+    "", `cls` ("cache_hit", "cache_miss", "output") too; `request` is the one that it is about. `source` is the file or the host
+    that says so. `counted` is what it moved in budgets: a store fills it in, whoever corrects leaves it out.
+    """
+
+    id: str
+    at: datetime
+    team: str
+    key: str
+    route: str
+    host: str
+    model: str
+    currency: str
+    nano: int
+    cls: str
+    reason: str
+    source: str
+    request: str | None = None
+    counted: tuple[Counted, ...] = ()
+
+
 class Baseline(Struct, frozen=True):
     """What the same tokens would have cost elsewhere (o1): nano-units of a currency."""
 
@@ -222,8 +269,8 @@ class Outcome(Struct, frozen=True):
     """Everything that observers learn of one request, once, after it has been settled or refused.
 
     Times are seconds: `first_token` from arrival to the first content sent to the client (None: none was), `duration` the
-    whole, `overhead` the part of it that the gateway itself spent. `row` is None when the request never reached a hold. `spent` has
-    every attempt where there were several; else the row says it all.
+    whole, `overhead` the part of it that the gateway itself spent. `row` is None when the request never reached a hold: then `id`,
+    `key` and `stream` say whose it was. `spent` has every attempt where there were several; else the row says it all.
     """
 
     status: Status
@@ -241,3 +288,6 @@ class Outcome(Struct, frozen=True):
     cache_saved_nano: int = 0
     error: str | None = None
     spent: tuple[Spent, ...] = ()
+    id: str = ""
+    key: str = ""
+    stream: bool = False

@@ -483,6 +483,11 @@ class Prices:
         for line in self._lines.values():
             yield from line.cards
 
+    def line(self, host: str, model: str, currency: str) -> tuple[Card, ...]:
+        """The cards of one time line in order of time, each with its real end; none where nothing is known."""
+        line = self._lines.get((host, model, currency))
+        return line.cards if line else ()
+
     def lines(self) -> Iterator[tuple[tuple[str, str, str], tuple[Card, ...]]]:
         """The time lines: ((host, model, currency), cards in order of time)."""
         for key, line in self._lines.items():

@@ -270,7 +270,7 @@ def row(journey: Journey, verdict: Verdict, legs: tuple[Leg, ...], ended: dateti
         ended=ended,
         status=verdict.status,
         stopped=verdict.stopped,
-        attempts=tuple([each.attempt for each in legs]),
+        attempts=lines(legs) if len(legs) > 1 else (legs[0].attempt,),
         expected_nano=candidate.expected,
         worst_nano=candidate.worst,
         host_nano=charged.host_nano if charged else None,
@@ -278,6 +278,20 @@ def row(journey: Journey, verdict: Verdict, legs: tuple[Leg, ...], ended: dateti
         stream=request.stream,
         plan=plan,
     )
+
+
+def lines(legs: Sequence[Leg]) -> tuple[Attempt, ...]:
+    """Each of several attempts with what it used: the row has the sum, and each host bills its own."""
+    return tuple([_line(each) for each in legs])
+
+
+def _line(each: Leg) -> Attempt:
+    used, charged = each.usage, each.charged
+    if used is None or charged is None:
+        return each.attempt
+    tokens, parts = (used.cache_hit, used.cache_miss, used.output), charged.parts
+    split = (parts.cache_hit, parts.cache_miss, parts.output)
+    return replace(each.attempt, tokens=tokens, parts=split, card=charged.card, window=charged.band.window)
 
 
 def _used(legs: tuple[Leg, ...]) -> Usage | None:

@@ -167,7 +167,11 @@ class PostgresServer(Server):
         return f"postgresql://faregate@127.0.0.1:{self.port}/{database}"
 
     def create(self, database: str) -> None:
-        subprocess.run([str(self._programs / "createdb"), "--maintenance-db", self.url(), database], check=True)
+        self.run("createdb", "--maintenance-db", self.url(), database)
+
+    def run(self, name: str, *words: str) -> None:
+        """One of the programs that come with the server."""
+        subprocess.run([str(self._programs / name), *words], check=True)
 
     def signal(self, which: signal.Signals) -> None:
         """To the process and to its children, which would go on without it."""

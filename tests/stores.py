@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import apsw
 import asyncpg
+import pytest
 from msgspec.structs import replace
 
 from gateway.budgets import granted
@@ -38,6 +39,8 @@ def charged(id: str, nano: int, **more: Any) -> LedgerRow:
 
 class Place(Protocol):
     """Where a store is kept: it can be opened by several, and looked into by SQL that every database knows."""
+
+    url: str
 
     def store(self) -> Store: ...
 
@@ -63,6 +66,7 @@ class PostgresPlace:
 class SqlitePlace:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.url = str(path)
 
     def store(self, **options: Any) -> SqliteStore:
         return SqliteStore(self.path, **options)
@@ -74,6 +78,25 @@ class SqlitePlace:
             return connection.execute(query).fetchall()
         finally:
             connection.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A new place for a store, in one test for each kind."""
+    if request.param == "sqlite":
+        return SqlitePlace(tmp_path / "ledger.db")
+    return PostgresPlace(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncIterator[Store]:
+    """A store that keeps every invariant when its test is over."""
+    store = place.store()
+    await store.start()
+    yield store
+    problems = await store.verify()
+    await store.close()
+    assert problems == []
 
 
 @dataclass
@@ -154,6 +177,13 @@ class Model:
             account.moved()
         running.state, running.charge = step.to, new
         return True
+
+    def correct(self, nano: int) -> None:
+        """Money of all accounts, in their currency: none gives back more than it has spent."""
+        for account in self.accounts.values():
+            account.spent += max(nano, -max(0, account.spent))
+            account.overrun = max(account.overrun, account.spent + account.held - account.ceiling)
+            account.moved()
 
     def reap(self, ids: Sequence[str]) -> None:
         """The leases of these are over."""

@@ -25,7 +25,7 @@ from gateway.ledger.flusher import Flusher
 from gateway.ledger.port import TRANSITIONS, Event, HoldError, Spend, State
 from gateway.ledger.reading import SqliteReader
 from gateway.ledger.sqlite import check_sqlite
-from gateway.ledger.verify import BUDGETS, INVARIANTS, verify
+from gateway.ledger.verify import BUDGETS, INVARIANTS, MONTHS, verify
 from gateway.ledger.writer import BATCH, Writer
 from gateway.money import Parts
 from gateway.outcome import Grant, Idempotency, PlanNote
@@ -823,6 +823,14 @@ async def test_start_does_not_wait_for_ever(path: Path) -> None:
     maker.close()
 
 
+ARCHIVED = "INSERT INTO archive VALUES (1, '2026-11', 1, 'f', 'x', 0, 1)"
+COUNTED = '[{"team":"search","budget":"month","key":"","period":"2026-11","currency":"USD","nano":5}]'
+# What is wrong with a month that was archived.
+MONTH_HARM = {
+    "INSERT INTO closed VALUES ('2026-11', 'search', 'USD', 1, 1, 0)": "1 closed, requests sum to 0",
+    f"{ARCHIVED}; INSERT INTO gone VALUES ('r9', 1, 'settled', 'USD', 3, NULL, NULL, NULL)": "nothing closed, requests sum to 3",
+}
+
 # What somebody might do to a file, and the words that name it.
 HARM = {
     "UPDATE request SET nano = nano + 1": "its entries do not sum to its charge",
@@ -837,12 +845,17 @@ HARM = {
     "UPDATE hold SET currency = 'CNY'": "its currencies differ",
     "UPDATE hold SET state = 'released'": "it was released, yet it costs something",
     "UPDATE hold SET claims = replace(claims, '[1,1]', '[2,1]')": "its budgets were not charged what it costs",
+    f"{ARCHIVED}; INSERT INTO gone VALUES ('r1', 1, 'settled', 'USD', 0, NULL, NULL, NULL)": "it was archived, and is still here",
 }
 
 
 # The same for a budget, with one hold that is settled and one that is open.
 BUDGET_HARM = {
     "UPDATE budget SET spent = spent - 1": "its entries do not sum to what it spent",
+    "UPDATE budget SET archived = 1": "its entries do not sum to what it spent",
+    f"INSERT INTO correction SELECT 1, 'c', 0, '', '', '', '', '', 'USD', 5, '', '', '', NULL, '{COUNTED}', 0": (
+        "its entries do not sum to what it spent"
+    ),
     "UPDATE budget SET held = held - 1": "its open holds do not sum to what it holds",
     "UPDATE budget SET (lim, ceiling) = (1000, 1000)": "it went beyond its limit and its overruns",
     "UPDATE budget SET peak = 1000": "its peak is below what was committed",
@@ -871,6 +884,12 @@ async def test_verify_names_what_is_wrong(path: Path, harm: str) -> None:
 async def test_verify_names_a_budget_that_is_wrong(path: Path, harm: str) -> None:
     (problem,) = await harmed(path, harm)
     assert problem.startswith(f"budget month of search in 2026-11: {BUDGET_HARM[harm]} (")
+
+
+@pytest.mark.parametrize("harm", MONTH_HARM)
+async def test_verify_names_a_month_that_is_wrong(path: Path, harm: str) -> None:
+    (words,) = MONTHS
+    assert await harmed(path, harm) == [f"month 2026-11 (USD): {words} ({MONTH_HARM[harm]})"]
 
 
 async def test_verify_finds_a_budget_that_is_gone(path: Path) -> None:

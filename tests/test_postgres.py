@@ -27,10 +27,11 @@ from gateway.ledger.postgres import PostgresStore
 from gateway.ledger.postgres_connection import connect, shown
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_schema import MIGRATIONS
-from gateway.ledger.postgres_verify import BUDGETS, INVARIANTS, verify
+from gateway.ledger.postgres_verify import BUDGETS, INVARIANTS, MONTHS, verify
 from gateway.ledger.postgres_writer import GRACE_SECONDS
 from gateway.ledger.verify import BUDGETS as BUDGETS_OF_A_FILE
 from gateway.ledger.verify import INVARIANTS as INVARIANTS_OF_A_FILE
+from gateway.ledger.verify import MONTHS as MONTHS_OF_A_FILE
 from gateway.outcome import Claim, Grant, PlanNote
 from tests.harness import LiveGateway
 from tests.ledgers import AT, HOLD, ROW
@@ -409,7 +410,7 @@ async def test_an_operation_between_the_last_word_of_a_server_and_the_end_of_its
 
 async def test_a_database_that_is_newer_is_refused_with_the_remedy(store: PostgresStore, place: PostgresPlace) -> None:
     await place.look("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
-    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 3"):
+    with pytest.raises(LedgerUnavailable, match="schema version 99; this Faregate knows 4"):
         await place.store().start()
 
 
@@ -515,7 +516,8 @@ async def test_the_database_itself_refuses_a_budget_beyond_its_bound(store: Post
 
 
 def test_the_invariants_are_those_of_a_file() -> None:
-    assert (list(INVARIANTS), list(BUDGETS)) == (list(INVARIANTS_OF_A_FILE), list(BUDGETS_OF_A_FILE))
+    ours = (list(INVARIANTS), list(BUDGETS), list(MONTHS))
+    assert ours == (list(INVARIANTS_OF_A_FILE), list(BUDGETS_OF_A_FILE), list(MONTHS_OF_A_FILE))
 
 
 BROKEN = {
@@ -535,13 +537,20 @@ BROKEN = {
     "its peak is below what was committed": "UPDATE budget SET peak = 1",
     "its ceiling is below its limit": "UPDATE budget SET lim = ceiling + 1",
 }
+BROKEN["it was archived, and is still here"] = (
+    "WITH file AS (INSERT INTO archive (month, part, file, sha256, made, done) VALUES ('2026-11', 1, 'f', 'x', 0, 1) RETURNING id)"
+    " INSERT INTO gone (rid, archive, state, currency, nano) SELECT rid, file.id, 'settled', 'USD', 0 FROM request, file"
+)
+BROKEN["its requests do not sum to what was archived of it"] = "INSERT INTO closed VALUES ('2026-11', 'search', 'USD', 1, 1, 0)"
 BROKEN["its hold is closed, yet it has no entry"] = (
     "INSERT INTO hold SELECT 'r2', state, nano, currency, expected, worst, expires, owner, team, key, route, host, model, card, policies,"
     " started FROM hold"
 )
 
 
-@pytest.mark.parametrize("words", [words for words in (*INVARIANTS, *BUDGETS) if words != "it went beyond its limit and its overruns"])
+@pytest.mark.parametrize(
+    "words", [words for words in (*INVARIANTS, *BUDGETS, *MONTHS) if words != "it went beyond its limit and its overruns"]
+)
 async def test_a_broken_invariant_is_found_and_named(store: PostgresStore, place: PostgresPlace, words: str) -> None:
     await store.hold(ASKS, "me", LEASE)
     await store.finish("settle", ROW)

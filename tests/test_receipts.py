@@ -125,6 +125,11 @@ def test_a_row_of_several_attempts_has_a_line_for_each_and_costs_what_they_cost(
         "none" if used is None else "possible" if used is COUNTED else "known" for used in paid
     ]
     assert kept.nano == sum(line.nano for line in kept.attempts) == (kept.parts.total if kept.parts else 0)
+    if len(legs) > 1:
+        # Each line says by class what it used and cost, and by which prices.
+        split = [(line.tokens, sum(line.parts or ()), line.card, line.window) for line in kept.attempts if line.billed != "none"]
+        priced = [(one.usage, one.charged) for one in legs if one.usage and one.charged]
+        assert split == [((used.cache_hit, used.cache_miss, used.output), cost.nano, cost.card, cost.band.window) for used, cost in priced]
     used_up = [used for used in paid if used is not None]
     assert (kept.usage is None) == (not used_up)
     if kept.usage is not None:

@@ -251,9 +251,31 @@ async def test_the_hold_of_an_end_that_the_store_refuses_for_good_expires(path: 
 
         assert "settle of request r1 is given up" in caplog.text
         await eventually(lambda: look(path, "SELECT state FROM hold") == [("expired",)])
+        assert (ledger.condition.given_up, ledger.condition.expired) == (1, 1)
     assert entries(path) == [("expire", 500)]
     async with running(path) as after:
         assert after.unsettled == 0
+
+
+async def test_its_condition_says_what_is_under_way_and_since_when(path: Path) -> None:
+    async with running(path, lease=0.3, patience=IMPATIENT) as ledger:
+        for number, started in enumerate((HOLD.started, HOLD.started.replace(year=2027))):
+            await ledger.hold(replace(HOLD, id=f"r{number}", started=started))
+        found = ledger.condition
+        assert (found.up, found.waiting, found.given_up, found.expired, found.open_holds) == (True, 0, 0, 0, 2)
+        assert (found.oldest, found.lease) == (HOLD.started, 0.3)
+
+        await ledger.settle(replace(ROW, id="r0"))
+        assert (ledger.condition.open_holds, ledger.condition.oldest) == (1, HOLD.started.replace(year=2027))
+
+        # Renewed each third of a lease, as long as the store takes it.
+        lock = locked(path)
+        await eventually(lambda: ledger.condition.lease_age > 0.3)
+        assert not ledger.condition.up
+        unlock(lock)
+        await eventually(lambda: ledger.condition.lease_age < 0.2)
+        await ledger.release(replace(RELEASED, id="r1"))
+        assert (ledger.condition.open_holds, ledger.condition.oldest) == (0, None)
 
 
 async def test_the_hold_of_a_course_that_is_lost_expires_and_the_others_are_renewed(path: Path) -> None:

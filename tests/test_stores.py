@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from gateway.errors import AlreadyDone, BudgetExceeded, IdempotencyMismatch, InFlight
 from gateway.ledger.port import TRANSITIONS, Event, Held, HoldError, Spend, State, Store, Trail
-from gateway.outcome import Attempt, Billed, Break, BudgetState, Claim, Grant, Hold, Idempotency, Option, PlanNote
+from gateway.outcome import Attempt, Billed, Break, BudgetState, Claim, Correction, Grant, Hold, Idempotency, Option, PlanNote
 from gateway.usage import Sources, Usage
+from tests.dying import retained, shelf_at
 from tests.ledgers import AT, HOLD, RELEASED, ROW
-from tests.stores import DAY, ENDS, LEASE, Account, Model, Place, PostgresPlace, SqlitePlace, account_of, charged, many_holds, name
+from tests.stores import DAY, ENDS, LEASE, Account, Model, Place, account_of, charged, many_holds, name
 
 MONTH = Claim("search", "month", "", "2026-11", "USD", 50_000, None)
 KEYS = Claim("search", "key", "search-1a2b3c", "2026-11", "CNY", 70_000, None, (71, 10))
@@ -33,23 +34,6 @@ NOTES = {
     "other quotes": PlanNote((replace(OWN, expected=501), replace(OWN, worst=2**62), replace(OWN, why="only one"))),
 }
 ASKS = replace(HOLD, nano=1000, least=200, worst=9000, claims=(DAY,))
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return SqlitePlace(tmp_path / "ledger.db")
-    return PostgresPlace(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-async def store(place: Place) -> AsyncIterator[Store]:
-    store = place.store()
-    await store.start()
-    yield store
-    problems = await store.verify()
-    await store.close()
-    assert problems == []
 
 
 def held(claim: Claim, nano: int) -> Held:
@@ -607,15 +591,20 @@ CLAIMS = st.lists(
     unique_by=lambda claim: claim.budget,
 )
 STEPS = st.tuples(
-    st.sampled_from(["hold", "hold", "extend", "extend", "settle", "release", "expire"]), st.integers(0, 5), HOLDS, CLAIMS, AMOUNTS
+    st.sampled_from(["hold", "hold", "extend", "extend", "settle", "settle", "release", "expire", "correct", "retire"]),
+    st.integers(0, 5),
+    HOLDS,
+    CLAIMS,
+    AMOUNTS,
 )
 
 
 class Run:
     """One example: the same steps on a store and on the model, each under names that no other example has."""
 
-    def __init__(self, store: Store, number: int) -> None:
+    def __init__(self, store: Store, place: Place, folder: Path, number: int) -> None:
         self.store, self.prefix, self.model = store, f"{number}-", Model()
+        self.place, self.folder, self.corrections, self.gone = place, folder, 0, set[str]()
 
     async def step(self, kind: str, which: int, hold: Hold, claims: list[Claim], amount: int) -> None:
         id = f"{self.prefix}{which}"
@@ -626,7 +615,14 @@ class Run:
             same = [next((new for new in ours if new.budget == old.budget), old) for old in known.hold.claims]
             ours = tuple(same)
         hold = replace(hold, id=id, claims=ours)
-        if kind == "hold":
+        if kind == "correct":
+            await self.correct(amount * 10 - 1500)
+        elif kind == "retire":
+            await self.retire()
+        elif kind == "hold":
+            # No request has the id of one that was archived.
+            if id in self.gone:
+                return
             await self.both(lambda: self.model.hold(hold), lambda: self.store.hold(hold, str(which), LEASE), known is not None)
         elif kind == "extend":
             await self.both(lambda: self.model.extend(hold), lambda: self.store.extend(hold))
@@ -639,6 +635,17 @@ class Run:
             row = charged(id, amount, currency=hold.currency) if kind == "settle" else replace(RELEASED, id=id, currency=hold.currency)
             event: Event = "settle" if kind == "settle" else "release"
             await self.both(lambda: self.model.finish(event, row), lambda: self.store.finish(event, row))
+
+    async def correct(self, nano: int) -> None:
+        self.corrections += 1
+        correction = Correction(f"{self.prefix}{self.corrections}", AT, self.prefix, "", "", "", "", "USD", nano, "", "", "")
+        assert await self.store.correct([correction, correction]) == 1
+        self.model.correct(nano)
+
+    async def retire(self) -> None:
+        """Everything that has ended leaves for an archive, and nothing else is different."""
+        await retained(shelf_at(self.place.url), self.folder, keep=-1000)
+        self.gone |= {id for id, running in self.model.requests.items() if running.state != "held"}
 
     async def both(self, says: object, does: object, again: bool = False) -> None:
         """The store answers what the model says, and refuses what it refuses."""
@@ -675,7 +682,7 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def test_whatever_happens_in_whatever_order_a_store_does_as_the_model_says(place: Place, runner: asyncio.Runner) -> None:
+def test_whatever_happens_in_whatever_order_a_store_does_as_the_model_says(place: Place, runner: asyncio.Runner, tmp_path: Path) -> None:
     store = place.store()
     runner.run(store.start())
     numbers = iter(range(1_000_000))
@@ -685,7 +692,7 @@ def test_whatever_happens_in_whatever_order_a_store_does_as_the_model_says(place
     )
     @given(st.lists(STEPS, min_size=5, max_size=25))
     def play(steps: list[tuple[str, int, Hold, list[Claim], int]]) -> None:
-        run = Run(store, next(numbers))
+        run = Run(store, place, tmp_path / "archive", next(numbers))
         for step in steps:
             runner.run(run.step(*step))
         runner.run(run.compare())

@@ -13,9 +13,10 @@ from gateway.cli import CommandError
 from gateway.commands.folder import HELP as FOLDER_HELP
 from gateway.commands.folder import folder_of
 from gateway.commands.reading import HELP, Reader, ask, settings_with
+from gateway.explain import why
 from gateway.ledger.port import Trail
 from gateway.money import NANO, decimal_text
-from gateway.outcome import LedgerRow, Option
+from gateway.outcome import LedgerRow
 from gateway.policies import load
 
 EXAMPLE = "faregate explain req-01a20157db3ca23b88f13d7d641a0aa5   # the x-request-id of an answer"
@@ -35,6 +36,7 @@ _BILLED: Final = {"none": "not billed", "known": "billed", "possible": "possibly
 class _Found(NamedTuple):
     row: LedgerRow | None
     trail: Trail | None
+    file: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,19 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = settings_with(args.ledger)
     policies = load(folder_of(args.policies))
-    row, trail = ask(settings, lambda reader: _found(reader, args.id))
+    row, trail, file = ask(settings, lambda reader: _found(reader, args.id))
     if row is None:
-        raise CommandError(_unknown(args.id, trail))
+        raise CommandError(_unknown(args.id, trail, file))
     found = explained_json(row, policies, trail)
     print(json.dumps(found) if args.json else "\n".join(_text(row, found)))
     return 0
 
 
 async def _found(reader: Reader, id: str) -> _Found:
-    return _Found(await reader.request(id), await reader.trail(id))
+    return _Found(await reader.request(id), await reader.trail(id), await reader.archived(id))
 
 
-def _unknown(id: str, trail: Trail | None) -> str:
+def _unknown(id: str, trail: Trail | None, file: str | None) -> str:
+    if file is not None:
+        return f"request {id} was archived: its rows are in {file}, where `faregate ledger retain` has put it"
     if trail is not None and trail.state == "held":
         return f"request {id} is still under way: it holds {decimal_text(trail.nano)} {trail.currency}"
     return (
@@ -74,7 +78,7 @@ def _text(row: LedgerRow, found: dict[str, Any]) -> Iterator[str]:
     stopped = f" ({row.stopped})" if row.stopped else ""
     yield f"{_STATUS.get(row.status, row.status).capitalize()}{stopped} in {seconds:.2f} s, {row.started:%Y-%m-%d %H:%M:%S} UTC."
     yield ""
-    yield from _line("why", [_why(row)])
+    yield from _line("why", [why(row)])
     yield ""
     if found["candidates"] or found["passed_over"]:
         yield from _table(row, found["candidates"])
@@ -102,33 +106,6 @@ def _outcome(row: LedgerRow) -> str:
 def _line(name: str, texts: Sequence[str]) -> Iterator[str]:
     for index, text in enumerate(texts):
         yield f"{name if index == 0 else '':<{_INDENT}}{text}"
-
-
-def _why(row: LedgerRow) -> str:
-    options = row.plan.options if row.plan else ()
-    name = f"{row.host}/{row.model}"
-    served = next((option for option in options if option.name == name), None)
-    if served is None:
-        return "its plan is not known: the row was written by an older version, or by the ledger itself when its lease ran out"
-    if row.route == name:
-        return "it was asked for by name"
-    if len(options) == 1:
-        return "no other deployment could serve it"
-    if len(row.attempts) > 1:
-        return f"the first choice was {options[0].name}, which failed before its first byte" if options[0] is not served else served.why
-    return served.why or _by_score(options, served, row.plan.mode if row.plan else "")
-
-
-def _by_score(options: Sequence[Option], served: Option, mode: str) -> str:
-    """The served one came first by the rule of the route; what that rule compared."""
-    rivals = [option for option in options if option is not served and not option.why and option.score is not None]
-    if mode != "cheapest" or served.score is None or not rivals:
-        return {"cheapest": "no price of the others can be compared with its own", "fastest": "the fastest"}.get(mode, "first in its route")
-    rival = min(rivals, key=lambda option: option.score or 0)
-    return (
-        f"cheapest in the end, with what is still to come of the conversation: {decimal_text(served.score)}, "
-        f"at {rival.name} {decimal_text(rival.score or 0)}"
-    )
 
 
 def _table(row: LedgerRow, candidates: Sequence[dict[str, Any]]) -> Iterator[str]:

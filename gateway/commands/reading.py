@@ -10,10 +10,11 @@ from typing import Final, Protocol, TypeVar
 from gateway.app import ledger_file, on_postgres
 from gateway.cli import CommandError
 from gateway.clock import parse_instant
-from gateway.ledger.port import Mark, Page, Spend, SpendBy, Trail
+from gateway.ledger.port import Closed, Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.reading import SqliteReader
-from gateway.outcome import BudgetState, LedgerRow
+from gateway.outcome import BudgetState, Correction, LedgerRow
+from gateway.reports.tallies import Question, Take
 from gateway.settings import Settings, SettingsError, load
 
 HELP: Final = "sqlite:///PATH or postgresql://… (default: FAREGATE_LEDGER, or the file in FAREGATE_DATA)"
@@ -31,9 +32,17 @@ class Reader(Protocol):
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]: ...
 
+    async def tally(self, question: Question, take: Take) -> None: ...
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]: ...
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]: ...
+
     async def request(self, id: str) -> LedgerRow | None: ...
 
     async def trail(self, id: str) -> Trail | None: ...
+
+    async def archived(self, id: str) -> str | None: ...
 
     async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page: ...
 

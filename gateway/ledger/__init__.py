@@ -9,5 +9,8 @@ event loop and `flusher` makes durable; `keeper` does the housekeeping; `transac
 columns and back; `verify` checks the invariants of a file; `reading` asks it beside a gateway. `postgres` is a store in a database
 that any number of gateways share.
 
+`corrections` says what a host billed otherwise. `retention` lets old months leave a ledger (through `sqlite_shelf` or
+`postgres_shelf`) for the files of `archive`, and `gone` is what the ledger remembers of them. `backup` copies the file and puts it back.
+
 No prompt, no answer and no key is ever stored.
 """

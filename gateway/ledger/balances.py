@@ -97,6 +97,13 @@ class Balance(Struct):
         self.overrun = max(self.overrun, self.spent + self.held - self.ceiling)
         self._moved()
 
+    def give_back(self, difference: int) -> int:
+        """As `correct`, but never below zero: a budget that had spent less than it would get back was not charged that money. What
+        was moved."""
+        moved = max(difference, -max(0, self.spent))
+        self.correct(moved)
+        return moved
+
     def _moved(self) -> None:
         self.peak = max(self.peak, self.spent + self.held)
         self.ver += 1

@@ -43,6 +43,15 @@ def instant(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def months(start: datetime, end: datetime) -> tuple[str, str]:
+    """The first and the last month, as "2025-09" (UTC), that [start, end) touches."""
+    return month_of(start), month_of(max(start, end - _MICROSECOND))
+
+
+def month_of(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m")
+
+
 def hold_columns(hold: Hold) -> Columns:
     """A hold in the order of its table, but for state, expires and owner, which the store adds."""
     return (

@@ -14,7 +14,7 @@ import apsw
 from msgspec.json import Encoder
 
 from gateway.errors import AlreadyDone, IdempotencyMismatch, InFlight
-from gateway.ledger import budget_rows
+from gateway.ledger import budget_rows, gone
 from gateway.ledger.balances import Balance, Part, first_grant, next_grant, part_of, stretched
 from gateway.ledger.columns import REQUEST, hold_columns, instant, lines_of, lines_text, parts_of, parts_text, request_columns, shares_text
 from gateway.ledger.port import TRANSITIONS, EntryKind, Event, HoldError
@@ -48,6 +48,9 @@ def hold(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int, *, force
     The same open hold from the same owner again is the answer that was lost; any other id that is known is refused. `forced`: the
     request has been let through already, so nothing refuses it.
     """
+    # One that went on without the store may be as old as the archive.
+    if forced and (archived := gone.find(db, hold.id)) is not None:
+        return Grant(archived.nano)
     if hold.claims or hold.idempotency:
         return _hold_full(db, now, hold, owner, lease, forced)
     db.execute(_INSERT_HOLD, (*hold_columns(hold), now + lease, owner))
@@ -98,7 +101,8 @@ def _claim_key(db: apsw.Cursor, hold: Hold, forced: bool) -> tuple[Idempotency |
     Refuses where the request with this key cost something, or still may; `forced` then goes without the key.
     """
     idempotency = hold.idempotency
-    found = db.execute("SELECT rid, state, fingerprint FROM hold WHERE idem = ?", (idempotency.key,)).get if idempotency else None
+    find = "SELECT rid, state, fingerprint FROM hold WHERE idem = ?"
+    found = (db.execute(find, (idempotency.key,)).get or gone.with_key(db, idempotency.key)) if idempotency else None
     if idempotency is None or found is None:
         return idempotency, None
     rid, state, fingerprint = found
@@ -173,7 +177,7 @@ def _finish_found(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bo
     """`finish` for a hold that has claims, is not open, or that the row contradicts."""
     found = db.execute("SELECT state, currency, claims FROM hold WHERE rid = ?", (row.id,)).get
     if found is None:
-        raise HoldError(f"request {row.id} has no hold")
+        return gone.finish(db, now, event, row)
     state, currency, claims = found
     step = TRANSITIONS.get((state, event))
     if step is None:
@@ -199,7 +203,7 @@ def _enter(db: apsw.Cursor, now: int, kind: EntryKind, row: LedgerRow, parts: Se
 def release_open(db: apsw.Cursor, now: int, row: LedgerRow) -> bool:
     """Release a hold that is still open; False (and no effect) when it is not: a late release moves money."""
     state = db.execute("SELECT state FROM hold WHERE rid = ?", (row.id,)).get
-    return state in (None, "held") and finish(db, now, "release", row)
+    return state == "held" and finish(db, now, "release", row)
 
 
 def renew(db: apsw.Cursor, now: int, ids: Collection[str], lease: int) -> int:

@@ -10,12 +10,14 @@ A pair (state, event) that is not in TRANSITIONS has no effect: the same settle 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from typing import Final, Literal, NamedTuple, Protocol
 
-from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
+from gateway.outcome import BudgetState, Correction, Grant, Hold, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 State = Literal["held", "settled", "released", "expired"]
 Event = Literal["settle", "release", "expire"]
@@ -86,8 +88,36 @@ class Page(NamedTuple):
     mark: Mark | None
 
 
+# What one unit of a currency (first) is in another at an instant, as `Conversions.rate` knows it; None where nobody does.
+Rates = Callable[[str, str, datetime], Fraction | None]
+
+
+def same_currency(source: str, target: str, at: datetime) -> Fraction | None:
+    """The rates of who has none."""
+    return Fraction(1) if source == target else None
+
+
 class HoldError(ValueError):
     """The operation contradicts the hold (id taken, id unknown, another currency). Nothing was written."""
+
+
+class CorrectionError(HoldError):
+    """A correction that cannot be kept, with the remedy; nothing of it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What was archived of one month (UTC, "2025-09"), team and currency, and is in the ledger as this sum only.
+
+    `requests`, `nano` and `estimated` as in Spend. Corrections are not in it: they stay in the ledger.
+    """
+
+    month: str
+    team: str
+    currency: str
+    nano: int
+    requests: int
+    estimated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +183,14 @@ class Store(Protocol):
     async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page: ...
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]: ...
+
+    async def tally(self, question: Question, take: Take) -> None: ...
+
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int: ...
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]: ...
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]: ...
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]: ...
 
@@ -223,7 +261,35 @@ class Ledger(Protocol):
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         """Charges of requests (of one team) that ended in [start, end), summed by group and currency. Currencies never add.
 
-        By host and model, what each attempt was billed is with its own; a request counts where its last attempt was.
+        By host and model, what each attempt was billed is with its own; a request counts where its last attempt was. Corrections are
+        not in it.
+        """
+        ...
+
+    async def tally(self, question: Question, take: Take) -> None:
+        """Tell `take` the sums of every group of every hour, in one snapshot of the ledger. It may be called in another thread.
+
+        As `spend` does, by the instant at which a request ended, and each attempt with its own host. Corrections are not in it.
+        """
+        ...
+
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int:
+        """Durable when it returns: how many of these were not in the ledger before; the same again has no effect.
+
+        Each counts in the budgets of its team (and key) that have been claimed in the period of its `at`, at `rates` where the
+        budget is in another currency. What goes beyond a limit is added to the overrun; a budget gets back at most what it has
+        spent. CorrectionError where an id is known with other contents, or a rate is missing: those before it are kept.
+        """
+        ...
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        """The corrections (of one team) whose money belongs to [start, end), the oldest first."""
+        ...
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        """What was archived of the months (of one team) that touch [start, end), by month, team and currency.
+
+        `spend`, `page` and `requests` know nothing of it any more: where this is not empty, they are not the whole truth.
         """
         ...
 

@@ -12,16 +12,23 @@ from gateway.budgets import exceeded
 from gateway.errors import AlreadyDone, FaregateError, IdempotencyMismatch, InFlight
 from gateway.ledger import postgres_schema
 from gateway.ledger.columns import REQUEST, instant, lines_text, microseconds, request_columns
-from gateway.ledger.port import Event, HoldError, Mark, Page, Spend, SpendBy, Trail
+from gateway.ledger.corrections import COLUMNS as CORRECTION
+from gateway.ledger.corrections import columns_of, known_otherwise, wanted
+from gateway.ledger.gone import late_of
+from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Trail, same_currency
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, close, connect_soon
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_verify import verify
 from gateway.ledger.postgres_writer import BATCH, Answer, Writer
-from gateway.outcome import BudgetState, Claim, Grant, Hold, LedgerRow
+from gateway.outcome import BudgetState, Claim, Correction, Grant, Hold, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 REAP: Final = 200
 # The largest limit that a column takes, some nine billion units of a currency.
 _LARGEST: Final = 2**63 - 1
+
+# The names by which the database knows a budget.
+_NAME: Final = ("team", "budget", "key", "period", "currency")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,7 +92,12 @@ class PostgresStore:
             "source": _source(row),
             "row": dict(zip(REQUEST, request_columns(row), strict=True)),
         }
-        return _done(row, await self._writer.submit(_encode(operation), (row.id,)))
+        answer = await self._writer.submit(_encode(operation), (row.id,))
+        if answer.error == "unknown":
+            late = late_of(event, row, 0, ())
+            given = dict(zip(CORRECTION, columns_of(late), strict=True))
+            answer = await self._writer.finish_gone(_encode({**operation, "row": None}), _encode(given))
+        return _done(row, answer)
 
     async def renew(self, ids: Collection[str], lease: float) -> int:
         return await self._writer.renew(list(ids), round(lease * 1_000_000))
@@ -110,6 +122,27 @@ class PostgresStore:
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._reader.spend(by, start, end, team)
+
+    async def tally(self, question: Question, take: Take) -> None:
+        await self._reader.tally(question, take)
+
+    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency) -> int:
+        new = 0
+        for correction in given:
+            columns = columns_of(correction)
+            states = await self._reader.budgets(correction.at, correction.team) if correction.team else []
+            claims = [{**dict(zip(_NAME, one.name, strict=True)), "nano": one.nano} for one in wanted(correction, states, rates)]
+            answer = await self._writer.correct(_encode({**dict(zip(CORRECTION, columns, strict=True)), "claims": claims or None}))
+            if answer == "other":
+                raise known_otherwise(correction.id)
+            new += answer == "new"
+        return new
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        return await self._reader.corrections(start, end, team)
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        return await self._reader.closed(start, end, team)
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
         return await self._reader.budgets(at, team)

@@ -113,10 +113,7 @@ async def ask(connection: Any, query: str, values: Sequence[Any], within: float)
 
 async def check_there(connection: Any, address: str, within: float) -> None:
     """LedgerUnavailable with the remedy where the database has no ledger in it."""
-    query = (
-        "SELECT to_regclass('faregate.budget') IS NOT NULL, EXISTS (SELECT FROM pg_attribute"
-        " WHERE attrelid = to_regclass('faregate.request') AND attname = 'plan')"
-    )
+    query = "SELECT to_regclass('faregate.budget') IS NOT NULL, to_regclass('faregate.correction') IS NOT NULL"
     ((found, young),) = await ask(connection, query, (), within)
     if not found:
         remedy = "set FAREGATE_LEDGER to the database of the gateway, and start the gateway once"

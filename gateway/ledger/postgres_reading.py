@@ -7,10 +7,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.columns import REQUEST, instant, microseconds, request_row, trail_of
-from gateway.ledger.port import Mark, Page, Spend, SpendBy, Trail
+from gateway.ledger.columns import REQUEST, instant, microseconds, months, request_row, trail_of
+from gateway.ledger.corrections import COLUMNS as CORRECTION
+from gateway.ledger.corrections import correction_of
+from gateway.ledger.port import Closed, Mark, Page, Spend, SpendBy, Trail
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, Questions
-from gateway.outcome import BudgetState, LedgerRow
+from gateway.ledger.postgres_tallies import tally
+from gateway.outcome import BudgetState, Correction, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 _COLUMNS = ", ".join(f'"{name}"' for name in REQUEST)
 _GROUPS: Final[dict[SpendBy, str]] = {
@@ -46,6 +50,15 @@ _BUDGETS: Final = (
     "SELECT team, budget, key, period, currency, lim, spent, held, peak, overrun, resets_at FROM faregate.budget"
     " WHERE (resets_at IS NULL OR resets_at > $1) AND team = coalesce($2, team)"
     ' ORDER BY team COLLATE "C", budget COLLATE "C", key COLLATE "C", period COLLATE "C"'
+)
+_CORRECTIONS: Final = (
+    f"SELECT {', '.join(CORRECTION)}, claims::text FROM faregate.correction WHERE at >= $1 AND at < $2 AND team = coalesce($3, team)"
+    " ORDER BY at, seq"
+)
+_CLOSED: Final = (
+    "SELECT month, team, currency, nano, requests, estimated FROM faregate.closed"
+    " WHERE month >= $1 AND month <= $2 AND team = coalesce($3, team)"
+    ' ORDER BY month COLLATE "C", team COLLATE "C", currency COLLATE "C"'
 )
 
 
@@ -88,6 +101,11 @@ class PostgresReader:
         query = "SELECT kind, nano, source, at FROM faregate.entry WHERE rid = $1 ORDER BY seq"
         return trail_of(tuple(holds[0]), map(tuple, await self._questions.rows(query, id)))
 
+    async def archived(self, id: str) -> str | None:
+        """The name of the archive that a request has left for; None where it is here, or never was."""
+        query = "SELECT file FROM faregate.gone JOIN faregate.archive ON archive.id = gone.archive WHERE rid = $1"
+        return next((str(file) for (file,) in await self._questions.rows(query, id)), None)
+
     async def requests(self, limit: int) -> list[LedgerRow]:
         query = f"SELECT {_COLUMNS} FROM faregate.request ORDER BY ended DESC, kept DESC LIMIT $1"
         return [request_row(row) for row in await self._questions.rows(query, limit)]
@@ -104,6 +122,16 @@ class PostgresReader:
             f" FROM ({_charges(by)}) charge GROUP BY 1, 2 ORDER BY 1, 2"
         )
         return [Spend(*row) for row in await self._questions.rows(query, microseconds(start), microseconds(end), team)]
+
+    async def tally(self, question: Question, take: Take) -> None:
+        await tally(self._address, question, take)
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        rows = await self._questions.rows(_CORRECTIONS, microseconds(start), microseconds(end), team)
+        return [correction_of(tuple(row)) for row in rows]
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        return [Closed(*row) for row in await self._questions.rows(_CLOSED, *months(start, end), team)]
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
         rows = await self._questions.rows(_BUDGETS, microseconds(at), team)

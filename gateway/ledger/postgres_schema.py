@@ -12,7 +12,12 @@ from gateway.ledger.postgres_connection import OLDEST_SERVER, driver, failures, 
 log = logging.getLogger(__name__)
 
 # The files that lead from one version to the next: version 1 is what the first ones make of an empty database.
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (("postgres.sql", "postgres_apply.sql"), ("postgres_2.sql",), ("postgres_3.sql",))
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    ("postgres.sql", "postgres_apply.sql"),
+    ("postgres_2.sql",),
+    ("postgres_3.sql",),
+    ("postgres_4.sql",),
+)
 _VERSION: Final = "schema_version"
 # Another than that of batches, which are short. The keys' tables are in the same schema, and take the same turn.
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('faregate schema'))"

@@ -17,6 +17,11 @@ _HELD: Final = (
     " (claim->'rate'->>1)::numeric AS den FROM hold, jsonb_array_elements(hold.claims) AS claim"
 )
 _COST: Final = f"SELECT rid, {_PICK}, (claim->>'cost')::numeric AS amount FROM entry, jsonb_array_elements(entry.claims) AS claim"
+# All that makes up what a budget has spent: entries, corrections, and the part that was archived.
+_SPENT: Final = (
+    f"SELECT {_NAME}, amount FROM ({_COST}) AS c UNION ALL SELECT {_NAME}, archived FROM budget"
+    f" UNION ALL SELECT {_PICK}, (claim->>'nano')::numeric FROM correction, jsonb_array_elements(correction.claims) AS claim"
+)
 _SUBJECT: Final = "concat(budget, ' of ', team, CASE WHEN key <> '' THEN ' (key ' || key || ')' END, ' in ', period)"
 
 # Each query finds what must not exist: the id of an offending request, and a detail. The text says what is wrong with it.
@@ -54,12 +59,24 @@ INVARIANTS: Final[dict[str, str]] = {
         FROM ({_HELD}) AS claimed JOIN (SELECT rid, nano FROM request) AS charged USING (rid)
         LEFT JOIN (SELECT rid, {_NAME}, sum(amount) AS amount FROM ({_COST}) AS c GROUP BY rid, {_NAME}) AS entered USING (rid, {_NAME})
         WHERE cost(nano, num, den) <> coalesce(entered.amount, 0)""",
+    "it was archived, and is still here": """
+        SELECT rid, month FROM gone JOIN archive ON archive.id = gone.archive
+        WHERE EXISTS (SELECT FROM hold WHERE hold.rid = gone.rid) OR EXISTS (SELECT FROM request WHERE request.rid = gone.rid)""",
+}
+# And for months that were archived.
+MONTHS: Final[dict[str, str]] = {
+    "its requests do not sum to what was archived of it": """
+        SELECT concat(month, ' (', currency, ')'), concat(coalesce(nano::text, 'nothing'), ' closed, requests sum to ', coalesce(amount, 0))
+        FROM (SELECT month, currency, sum(nano) AS nano FROM closed GROUP BY month, currency) AS c
+        FULL JOIN (SELECT month, currency, sum(nano) AS amount FROM gone LEFT JOIN archive ON archive.id = gone.archive
+            GROUP BY month, currency) AS g USING (month, currency)
+        WHERE coalesce(nano, 0) <> coalesce(amount, 0)""",
 }
 # The same for budgets, each named by its subject.
 BUDGETS: Final[dict[str, str]] = {
     "its entries do not sum to what it spent": f"""
         SELECT {_SUBJECT}, concat(coalesce(spent::text, 'nothing'), ' spent, entries sum to ', coalesce(amount, 0))
-        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_COST}) AS c GROUP BY {_NAME}) AS e USING ({_NAME})
+        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_SPENT}) AS s GROUP BY {_NAME}) AS e USING ({_NAME})
         WHERE coalesce(spent, 0) <> coalesce(amount, 0)""",
     "its open holds do not sum to what it holds": f"""
         SELECT {_SUBJECT}, concat(coalesce(held::text, 'nothing'), ' held, open holds sum to ', coalesce(amount, 0))
@@ -88,7 +105,8 @@ async def verify(address: str) -> list[str]:
         await ask(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", (), _PATIENCE_SECONDS)
         await check_there(connection, address, _PATIENCE_SECONDS)
         await ask(connection, "SET LOCAL search_path = faregate, pg_catalog, pg_temp", (), _PATIENCE_SECONDS)
-        return [*await _broken(connection, "request", INVARIANTS), *await _broken(connection, "budget", BUDGETS)]
+        kinds = {"request": INVARIANTS, "budget": BUDGETS, "month": MONTHS}
+        return [line for kind, invariants in kinds.items() for line in await _broken(connection, kind, invariants)]
     finally:
         await close(connection, _CLOSE_SECONDS)
 

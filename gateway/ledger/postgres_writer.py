@@ -31,6 +31,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _APPLY: Final = "SELECT faregate.apply($1::jsonb, $2::jsonb)"
 _RENEW: Final = "SELECT faregate.renew($1::text[], $2::bigint)"
 _REAP: Final = "SELECT faregate.reap($1::jsonb, $2::int)"
+_CORRECT: Final = "SELECT faregate.correct($1::jsonb)"
+_FINISH_GONE: Final = "SELECT faregate.finish_gone($1::jsonb, $2::jsonb, $3::jsonb)"
 
 
 def _rules() -> str:
@@ -57,6 +59,7 @@ class Answer(msgspec.Struct):
 
 
 _answers = msgspec.json.Decoder(list[Answer]).decode
+_answer = msgspec.json.Decoder(Answer).decode
 
 
 class Refused(Exception):
@@ -143,6 +146,12 @@ class Writer:
 
     async def reap(self, most: int) -> int:
         return int(await self._call(_REAP, RULES, most))
+
+    async def correct(self, correction: bytes) -> str:
+        return str(await self._call(_CORRECT, correction.decode()))
+
+    async def finish_gone(self, operation: bytes, late: bytes) -> Answer:
+        return _answer(await self._call(_FINISH_GONE, operation.decode(), RULES, late.decode()))
 
     async def close(self) -> None:
         """What was submitted is written, if the database takes it."""

@@ -10,21 +10,28 @@ from typing import Final, TypeVar
 import apsw
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import budget_rows
-from gateway.ledger.columns import REQUEST, microseconds, request_row, trail_of
-from gateway.ledger.port import Mark, Page, Spend, SpendBy, Trail
-from gateway.outcome import BudgetState, LedgerRow
+from gateway.ledger import budget_rows, corrections
+from gateway.ledger.columns import REQUEST, microseconds, months, request_row, trail_of
+from gateway.ledger.port import Closed, Mark, Page, Spend, SpendBy, Trail
+from gateway.ledger.tallies import tally
+from gateway.outcome import BudgetState, Correction, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 T = TypeVar("T")
 _PATIENCE_MILLISECONDS: Final = 5000
 # The first version of the tables that knows all that is asked.
-_OLDEST: Final = 3
+_OLDEST: Final = 5
 _COLUMNS: Final = ", ".join(REQUEST)
 # Ids of rows count from 1.
 _BEFORE_ALL: Final = 0
 _PAGE: Final = (
     f"SELECT {_COLUMNS}, rowid FROM request WHERE (ended, rowid) > (?, ?) AND ended < ? AND team = coalesce(?, team)"
     " ORDER BY ended, rowid LIMIT ?"
+)
+_ARCHIVED: Final = "SELECT file FROM gone JOIN archive ON archive.id = gone.archive WHERE rid = ?"
+_CLOSED: Final = (
+    "SELECT month, team, currency, nano, requests, estimated FROM closed WHERE month >= ? AND month <= ? AND team = coalesce(?, team)"
+    " ORDER BY month, team, currency"
 )
 _GROUPS: Final[dict[SpendBy, str]] = {
     "day": "strftime('%Y-%m-%d', ended / 1000000, 'unixepoch')",
@@ -87,6 +94,11 @@ def page(db: apsw.Connection, start: datetime, end: datetime, team: str | None, 
     return Page(rows, (microseconds(rows[-1].ended), int(str(found[-1][-1]))) if len(found) == limit else None)
 
 
+def closed(db: apsw.Connection, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+    """As Ledger.closed, on a connection to the file."""
+    return [Closed(*found) for found in db.execute(_CLOSED, (*months(start, end), team))]
+
+
 class SqliteReader:
     """The questions of the port `Store` to a file, while others write it; raises LedgerUnavailable with the remedy."""
 
@@ -113,11 +125,24 @@ class SqliteReader:
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return self._answer(lambda: spend(self._open, by, start, end, team))
 
+    async def tally(self, question: Question, take: Take) -> None:
+        self._answer(lambda: tally(self._open, question, take))
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        return self._answer(lambda: corrections.within(self._open, start, end, team))
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        return self._answer(lambda: closed(self._open, start, end, team))
+
     async def request(self, id: str) -> LedgerRow | None:
         return self._answer(lambda: request(self._open, id))
 
     async def trail(self, id: str) -> Trail | None:
         return self._answer(lambda: trail(self._open, id))
+
+    async def archived(self, id: str) -> str | None:
+        """The name of the archive that a request has left for; None where it is here, or never was."""
+        return self._answer(lambda: next((str(file) for (file,) in self._open.execute(_ARCHIVED, (id,))), None))
 
     async def page(self, start: datetime, end: datetime, team: str | None, after: Mark | None, limit: int) -> Page:
         return self._answer(lambda: page(self._open, start, end, team, after, limit))

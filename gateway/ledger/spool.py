@@ -11,8 +11,9 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # The most records that wait, some 10 MB.
 LIMIT: Final = 5000
+# Records of one file that is left for the next process, which takes a file over where it has room for all of it.
+_LEFT: Final = 500
 _LOCK_WITHIN: Final = 5.0
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS record (
@@ -77,6 +80,8 @@ class Spool:
 
     def __init__(self, folder: Path | str, *, limit: int = LIMIT) -> None:
         self.owner = token_hex(8)
+        self.given_up = 0
+        """Records that nobody will replay."""
         self._folder = Path(folder)
         self._limit = limit
         self._records: dict[tuple[str, str], Record] = {}
@@ -99,7 +104,7 @@ class Spool:
         while self._writing is not None:
             await asyncio.wait({self._writing})
         for name in self._records.keys() - self._durable:
-            _say_given_up(self._records.pop(name), "the ledger is closed")
+            self._lose(self._records.pop(name), "the ledger is closed")
         if self._records:
             log.warning("ledger: %d records wait in the spool for the next start", len(self._records))
         if (file := self._file) is not None:
@@ -136,7 +141,7 @@ class Spool:
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if record.name not in self._records and self.full:
-            _say_given_up(record, "too many wait already")
+            self._lose(record, "too many wait already")
             future.set_result(False)
             return future
         if record.event == "hold":
@@ -159,8 +164,13 @@ class Spool:
     async def give_up(self, record: Record, why: str) -> None:
         """The store will never take it: nobody replays it again."""
         self._records.pop(record.name, None)
-        _say_given_up(record, why)
+        self._lose(record, why)
         await self._forget([record])
+
+    def _lose(self, record: Record, why: str) -> None:
+        self.given_up += 1
+        text = "ledger: the %s of request %s is given up: %s. If its hold is open, it expires, charged by estimate"
+        log.critical(text, record.event, record.id, why)
 
     async def drop(self, record: Record) -> None:
         """It has not become true."""
@@ -223,6 +233,61 @@ class Spool:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def waiting(folder: Path) -> list[str]:
+    """Every record in a folder as text, whoever wrote it, while gateways go on; a record may be there twice, in effect once.
+
+    Looked at again where a file went meanwhile: another process has taken its records over.
+    """
+    while True:
+        paths = sorted(folder.glob("*.db"))
+        try:
+            return [content for path in paths for content in _contents(path)]
+        except apsw.CantOpenError:
+            if all(path.exists() for path in paths):
+                raise
+
+
+def _contents(path: Path) -> list[str]:
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        db.set_busy_timeout(5000)
+        # One that is being made just now has no table yet.
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'record'").get:
+            return []
+        return [str(content) for (content,) in db.execute("SELECT content FROM record ORDER BY seq")]
+    finally:
+        db.close()
+
+
+def leave(folder: Path, name: str, contents: Sequence[str]) -> None:
+    """Records for the next process that starts on this folder, as a dead one would have left them; the same name again is the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(contents), _LEFT):
+        lock = folder / f"{name}-{first}.lock"
+        descriptor = _lock(lock, os.O_CREAT)
+        if descriptor is None:
+            raise OSError(f"{lock.name} is locked by somebody else")
+        file = _File(lock, descriptor, _connect(lock, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
+        file.append([_decode(content) for content in contents[first : first + _LEFT]])
+        file.close(remove=False)
+    sync_folder(folder)
+
+
+def alive(folder: Path) -> bool:
+    """Whether a process runs that spools into this folder."""
+    found = False
+    for path in folder.glob("*.lock"):
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found = True
+            finally:
+                os.close(descriptor)
+    return found
 
 
 class _File:
@@ -328,9 +393,3 @@ def _lock(path: Path, flags: int) -> int | None:
         raise
     os.close(descriptor)
     return None
-
-
-def _say_given_up(record: Record, why: str) -> None:
-    log.critical(
-        "ledger: the %s of request %s is given up: %s. If its hold is open, it expires, charged by estimate", record.event, record.id, why
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,15 +18,17 @@ from typing import Any, Final, TypeVar
 import apsw
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger import budget_rows, operations, reading
+from gateway.ledger import budget_rows, corrections, operations, reading
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
 from gateway.ledger.opening import keep_a_log, sync_folder
-from gateway.ledger.port import Event, Mark, Page, Spend, SpendBy, Trail
+from gateway.ledger.port import Closed, CorrectionError, Event, Mark, Page, Rates, Spend, SpendBy, Trail, same_currency
+from gateway.ledger.tallies import tally_file
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import Operation, Writer
-from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
+from gateway.outcome import BudgetState, Correction, Grant, Hold, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,9 +36,12 @@ T = TypeVar("T")
 # Below it, two connections that write and checkpoint at once can corrupt a WAL file.
 OLDEST_SQLITE: Final = (3, 51, 3)
 # Each makes the next version of the tables, in a new file and in one that is older.
-_SCHEMAS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+_SCHEMAS: Final = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
+VERSION: Final = len(_SCHEMAS)
 PATIENCE_SECONDS: Final = 5.0
 LOG_PAGES: Final = 4000
+# Of one transaction: each is a few statements on the event loop.
+_CORRECTIONS: Final = 32
 
 _COLUMNS = ", ".join(REQUEST)
 
@@ -172,6 +177,30 @@ class SqliteStore:
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._read(lambda db: reading.spend(db, by, start, end, team))
 
+    async def tally(self, question: Question, take: Take) -> None:
+        """On a connection and in a thread of its own: it may take long, and other questions do not wait for it."""
+        if self._file is None:
+            raise LedgerUnavailable("The ledger is not open.")
+        try:
+            await asyncio.to_thread(tally_file, self._path, question, take)
+        except apsw.Error as problem:
+            raise LedgerUnavailable(f"The ledger cannot be read ({type(problem).__name__}).", retry_after=1) from problem
+
+    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency) -> int:
+        new = 0
+        for first in range(0, len(given), _CORRECTIONS):
+            made, refusal = await self._open_writer.submit(partial(_correct, given[first : first + _CORRECTIONS], rates), durable=True)
+            new += made
+            if refusal is not None:
+                raise refusal
+        return new
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        return await self._read(lambda db: corrections.within(db, start, end, team))
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        return await self._read(lambda db: reading.closed(db, start, end, team))
+
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
         return await self._read(lambda db: budget_rows.states(db, microseconds(at), team))
 
@@ -233,6 +262,17 @@ class SqliteStore:
             self._checkpointing = False
             # A log that a reader still needs is not tried again at each commit, but when it has grown as much once more.
             self._checkpoint_at = self._log_pages if anew else self._pages + self._log_pages
+
+
+def _correct(given: Sequence[Correction], rates: Rates, db: apsw.Cursor, now: int) -> tuple[int, CorrectionError | None]:
+    """How many were new, up to the first that is refused."""
+    new = 0
+    for correction in given:
+        try:
+            new += corrections.correct(db, now, correction, rates)
+        except CorrectionError as refusal:
+            return new, refusal
+    return new, None
 
 
 def _open(path: Path, patience: float) -> _File:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
+from time import monotonic
 from typing import Final
 
 from msgspec.structs import replace
 
 from gateway.errors import AlreadyDone, InFlight, LedgerUnavailable
+from gateway.ledger.condition import Condition
 from gateway.ledger.outage import Outage
 from gateway.ledger.patience import Patience
-from gateway.ledger.port import Event, HoldError, Mark, Page, Spend, SpendBy, Store, Trail
+from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Store, Trail, same_currency
 from gateway.ledger.spool import Record, Spool
-from gateway.outcome import BudgetState, Grant, Hold, LedgerRow
+from gateway.outcome import BudgetState, Correction, Grant, Hold, LedgerRow
+from gateway.reports.tallies import Question, Take
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ class Steward:
         self._keeping: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._open = False
+        self._renewed = monotonic()
+        self._expired = 0
 
     async def start(self) -> None:
         """Open the store and the spool, and take over what dead processes left; LedgerUnavailable with the remedy."""
@@ -97,6 +102,21 @@ class Steward:
     def up(self) -> bool:
         """Whether the store answered the last time that it was asked."""
         return self._open and not self._outage.down
+
+    @property
+    def condition(self) -> Condition:
+        """How it is now; also for another thread: what changes is copied in one step."""
+        running = list(self._running.values())
+        return Condition(
+            up=self.up,
+            waiting=len(self._spool),
+            given_up=self._spool.given_up,
+            expired=self._expired,
+            open_holds=len(running),
+            oldest=running[0].started if running else None,
+            lease=self._lease,
+            lease_age=monotonic() - self._renewed,
+        )
 
     def ready(self) -> bool:
         if not self._open or self._spool.full:
@@ -285,7 +305,7 @@ class Steward:
 
     async def renew(self) -> int:
         """Give every hold that is open here, or whose end waits, a new lease; the number of them."""
-        began = self._loop.time()
+        began, asked = self._loop.time(), monotonic()
         renewed = await self._store.renew(self._running.keys() | set(self._spool.ids()), self._lease)
         self._committed("renew", began)
         return renewed
@@ -294,6 +314,7 @@ class Steward:
         """Expire every hold whose lease is over, whoever made it; the number of them."""
         began = self._loop.time()
         reaped = await self._store.reap()
+        self._expired += reaped
         self._committed("reap", began)
         return reaped
 
@@ -311,6 +332,18 @@ class Steward:
 
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._store.spend(by, start, end, team)
+
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int:
+        return await self._store.correct(corrections, rates)
+
+    async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
+        return await self._store.corrections(start, end, team)
+
+    async def closed(self, start: datetime, end: datetime, team: str | None = None) -> list[Closed]:
+        return await self._store.closed(start, end, team)
+
+    async def tally(self, question: Question, take: Take) -> None:
+        await self._store.tally(question, take)
 
     async def budgets(self, at: datetime, team: str | None = None) -> list[BudgetState]:
         return await self._store.budgets(at, team)

@@ -16,6 +16,11 @@ _HELD: Final = (
     " claim.value ->> '$.rate[1]' AS denominator FROM hold, json_each(hold.claims) AS claim"
 )
 _COST: Final = f"SELECT rid, {_PICK}, claim.value ->> 'cost' AS amount FROM entry, json_each(entry.claims) AS claim"
+# All that makes up what a budget has spent: entries, corrections, and the part that was archived.
+_SPENT: Final = (
+    f"SELECT {_NAME}, amount FROM ({_COST}) UNION ALL SELECT {_NAME}, archived FROM budget"
+    f" UNION ALL SELECT {_PICK}, claim.value ->> 'nano' FROM correction, json_each(correction.claims) AS claim"
+)
 
 # Each query finds what must not exist: the id of an offending request, and a detail. The text says what is wrong with it.
 INVARIANTS: Final[dict[str, str]] = {
@@ -54,13 +59,25 @@ INVARIANTS: Final[dict[str, str]] = {
             USING (rid, {_NAME})
         WHERE nano < 9000000000000000000 / numerator - denominator
             AND (nano * numerator + denominator - 1) / denominator <> coalesce(entered.amount, 0)""",
+    "it was archived, and is still here": """
+        SELECT rid, month FROM gone JOIN archive ON archive.id = gone.archive
+        WHERE EXISTS (SELECT 1 FROM hold WHERE hold.rid = gone.rid) OR EXISTS (SELECT 1 FROM request WHERE request.rid = gone.rid)""",
+}
+# And for months that were archived.
+MONTHS: Final[dict[str, str]] = {
+    "its requests do not sum to what was archived of it": """
+        SELECT month || ' (' || currency || ')', coalesce(nano, 'nothing') || ' closed, requests sum to ' || coalesce(amount, 0)
+        FROM (SELECT month, currency, sum(nano) AS nano FROM closed GROUP BY month, currency)
+        FULL JOIN (SELECT month, currency, sum(nano) AS amount FROM gone LEFT JOIN archive ON archive.id = gone.archive
+            GROUP BY month, currency) USING (month, currency)
+        WHERE coalesce(nano, 0) <> coalesce(amount, 0)""",
 }
 # The same for budgets, each named by its subject.
 _SUBJECT: Final = "budget || ' of ' || team || iif(key = '', '', ' (key ' || key || ')') || ' in ' || period"
 BUDGETS: Final[dict[str, str]] = {
     "its entries do not sum to what it spent": f"""
         SELECT {_SUBJECT}, coalesce(spent, 'nothing') || ' spent, entries sum to ' || coalesce(amount, 0)
-        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_COST}) GROUP BY {_NAME}) USING ({_NAME})
+        FROM budget FULL JOIN (SELECT {_NAME}, sum(amount) AS amount FROM ({_SPENT}) GROUP BY {_NAME}) USING ({_NAME})
         WHERE coalesce(spent, 0) <> coalesce(amount, 0)""",
     "its open holds do not sum to what it holds": f"""
         SELECT {_SUBJECT}, coalesce(held, 'nothing') || ' held, open holds sum to ' || coalesce(amount, 0)
@@ -74,6 +91,8 @@ BUDGETS: Final[dict[str, str]] = {
     "its ceiling is below its limit": f"SELECT {_SUBJECT}, 'ceiling ' || ceiling || ', limit ' || lim FROM budget WHERE ceiling < lim",
 }
 
+# The first version of the tables that has all that is asked.
+_OLDEST: Final = 5
 # Of each invariant that is broken, as many offenders as help to find the cause.
 _EXAMPLES: Final = 20
 
@@ -99,7 +118,9 @@ def verify_connection(db: apsw.Connection) -> list[str]:
     """As `verify`, on a connection that is open already; one read transaction, so writers do not disturb the answer."""
     db.execute("BEGIN")
     try:
-        return [*_integrity(db), *_broken(db, "request", INVARIANTS), *_broken(db, "budget", BUDGETS)]
+        if (version := db.pragma("user_version")) < _OLDEST:
+            return [f"the ledger is of version {version}: start this version of the gateway once, which brings it up"]
+        return [*_integrity(db), *_broken(db, "request", INVARIANTS), *_broken(db, "budget", BUDGETS), *_broken(db, "month", MONTHS)]
     finally:
         db.execute("ROLLBACK")
 
