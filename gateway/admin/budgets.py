@@ -1,19 +1,18 @@
-"""Budgets, teams and spend on the admin API. Amounts are decimal texts; currencies never add."""
+"""Budgets and teams on the admin API. Amounts are decimal texts; currencies never add."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException
 
 from gateway.clock import Clock, instant_text, parse_instant
-from gateway.ledger.port import Ledger, Spend, SpendBy
-from gateway.money import decimal_text
+from gateway.ledger.port import Ledger
 from gateway.policies import Policies
-from gateway.standings import standings
+from gateway.standings import Standing, standings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +25,22 @@ class BudgetDesk:
 
 
 def add_budgets(router: APIRouter, desk: BudgetDesk) -> None:
-    """GET /budgets, /teams and /spend."""
+    """GET /budgets and /teams."""
 
     @router.get("/budgets", summary="Every budget in its present period: limit, spent, held, and a forecast to its end")
     async def budgets(team: str | None = None) -> list[dict[str, Any]]:
-        now = desk.clock.now()
-        teams = {name: row for name, row in desk.policies().teams.items() if team in (None, name)}
-        return [standing.to_json() for standing in standings(teams, await desk.ledger.budgets(now, team), now)]
+        return [standing.to_json() for standing in await present(desk, team)]
 
     @router.get("/teams", summary="The teams of the policies, as their files state them")
     async def teams() -> list[dict[str, Any]]:
         return [row.model_dump(mode="json") for row in desk.policies().teams.values()]
 
-    @router.get("/spend", summary="What requests that ended from `from` until before `to` were charged, by one of their names")
-    async def spend(
-        by: SpendBy = "team",
-        start: Annotated[str | None, Query(alias="from", description="a date or an instant with its zone; else today, UTC")] = None,
-        end: Annotated[str | None, Query(alias="to", description="a date or an instant with its zone; else now")] = None,
-        team: str | None = None,
-    ) -> list[dict[str, Any]]:
-        now = desk.clock.now()
-        first = instant_in("from", start) or datetime.combine(now.date(), time(), UTC)
-        last = instant_in("to", end) or now
-        return [_spend_json(by, one) for one in await desk.ledger.spend(by, first, last, team)]
 
-
-def _spend_json(by: SpendBy, spend: Spend) -> dict[str, Any]:
-    amounts = {"spent": decimal_text(spend.nano), "nano": spend.nano, "estimated": decimal_text(spend.estimated)}
-    return {by: spend.group, "currency": spend.currency, **amounts, "requests": spend.requests}
+async def present(desk: BudgetDesk, team: str | None = None) -> tuple[Standing, ...]:
+    """Every budget (of one team) in its present period."""
+    now = desk.clock.now()
+    teams = {name: row for name, row in desk.policies().teams.items() if team in (None, name)}
+    return standings(teams, await desk.ledger.budgets(now, team), now)
 
 
 def instant_in(name: str, text: str | None) -> datetime | None:
