@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gateway.contracts import Cache, Contract, Counts, SendBack
+from gateway.prices import Price
 from gateway.rows import Instant, Row
 
 Switch = Literal["on", "off"]
@@ -49,6 +50,21 @@ class Limits(Row):
     """`concurrent`: requests at a time of one account."""
 
     concurrent: int | None = Field(default=None, ge=1)
+
+
+class Balance(Row):
+    """Where a host says what is left of our money: a GET below its base URL, with the key that requests use.
+
+    `left` is the path of what is left, `used` that of what this key has used so far; below each of `each`, where it names a list.
+    `currency` is the path of their currency; absent, they are in the account's. Null at a path: the host states none.
+    """
+
+    path: str = Field(pattern=r"^/\S*$")
+    each: str | None = None
+    currency: str | None = None
+    left: str | None = None
+    used: str | None = None
+    step: Price = Field(default="0.01", description="the smallest difference that its figures can show")
 
 
 class HostFields(Row):
@@ -102,6 +118,7 @@ class Host(Row):
     fields: HostFields = HostFields()
     cancel_stops_billing: bool | None = None
     limits: Limits = Limits()
+    balance: Balance | None = Field(default=None, description="null: it has no such API")
     rest: bool = Field(default=True, description="whether it is left alone for a while after failures; false: it is asked all the same")
     region: str | None = Field(default=None, description="where it computes, as teams name it in `regions`: cn, us, eu")
     models: tuple[HostModel, ...] = ()

@@ -50,9 +50,9 @@ class Process:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without anything that would configure a gateway."""
+    """This process's environment without anything that would configure a gateway; hosts are asked nothing but what a test asks."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FAREGATE_") and not name.endswith("_API_KEY")}
-    return clean | extra
+    return clean | {"FAREGATE_BALANCE_POLL": "0"} | extra
 
 
 def variable(host: str) -> str:

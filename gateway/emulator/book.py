@@ -128,7 +128,8 @@ def bill_row(request: str, counts: Counts, price: Price | None, currency: str, a
     """One line of the bill as `GET /_emulator/bill` shows it. `nano` is null where no card has a price."""
     row: Row = {"id": request, "hit": counts.hit, "miss": counts.miss, "output": counts.output, "reasoning": counts.reasoning}
     row |= {"nano": ceil(price.exact(counts)) if price else None, "currency": currency, "at": instant_text(at), "outcome": outcome}
-    return row | {"card": price.card if price else None, "window": price.window if price else None} | more
+    row |= {"card": price.card if price else None, "window": price.window if price else None}
+    return row | {"rates": [price.hit, price.miss, price.output] if price else None} | more
 
 
 def amount_text(amount: Fraction) -> str:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,10 +20,11 @@ from aiohttp import web
 
 from gateway.clock import Clock
 from gateway.emulator.behaviour import AS_STATED, Behaviour, BehaviourError, Chance, read_behaviour
-from gateway.emulator.book import Book
+from gateway.emulator.book import NANO, Book, amount_text
 from gateway.emulator.cache import Life, PrefixCache, make_cache
 from gateway.emulator.clocks import RunningClock, rate_of
 from gateway.emulator.contracts import Order, admit, understand
+from gateway.emulator.export import ExportRefused, archive, generations, offset_of, tables
 from gateway.emulator.faults import NO_FAULT, Fault, FaultError, read_faults
 from gateway.emulator.fields import Refusal
 from gateway.emulator.job import Desk, Job
@@ -79,6 +81,7 @@ class Emulator:
         self.port = setup.port
         self.speed = setup.speed
         self.rate = rate_of(self.clock)
+        self.credit = _CREDIT
         self.behaviour = setup.behaviour
         self.reset()
         self.play(list(setup.script))
@@ -349,10 +352,45 @@ class Emulator:
             self._admit_key(_key(request))
         except Refusal as refusal:
             return self._refused(refusal, NO_FAULT)
-        cents = max(0, _CREDIT - self.desk.spent.get(_key(request), 0)) // 10**7
+        cents = max(0, self.credit - self.desk.spent.get(_key(request), 0)) // 10**7
         total = f"{cents // 100}.{cents % 100:02d}"
         info = {"currency": self.setup.currency, "total_balance": total, "granted_balance": "0.00", "topped_up_balance": total}
         return web.json_response({"is_available": cents > 0, "balance_infos": [info]})
+
+    async def key(self, request: web.Request) -> web.Response:
+        """OpenRouter's answer about a key: exact, and without cents."""
+        try:
+            self._admit_key(_key(request))
+        except Refusal as refusal:
+            return self._refused(refusal, NO_FAULT)
+        spent = self.desk.spent.get(_key(request), 0)
+        used, left, limit = (amount_text(Fraction(nano, NANO)) for nano in (spent, max(0, self.credit - spent), self.credit))
+        text = f'{{"data": {{"label": "emulated", "usage": {used}, "limit": {limit}, "limit_remaining": {left}, "is_free_tier": false}}}}'
+        return web.Response(text=text, content_type="application/json")
+
+    async def take_credit(self, request: web.Request) -> web.Response:
+        """So much in all was paid in by every account."""
+        try:
+            self.credit = int(Fraction(str((await request.json())["amount"])) * NANO)
+        except (ValueError, KeyError, TypeError, ZeroDivisionError):
+            return web.json_response({"error": 'write it as {"amount": "100.00"}'}, status=400)
+        return web.json_response({"credit": amount_text(Fraction(self.credit, NANO))})
+
+    async def show_export(self, request: web.Request) -> web.Response:
+        """The host's own file about its bill: a ZIP or one of its tables at DeepSeek, records at OpenRouter."""
+        await self.settled(float(request.query.get("wait", "0")))
+        if self.wire.host == "openrouter":
+            return web.Response(text=generations(self.desk.rows), content_type="application/jsonl")
+        try:
+            zone = offset_of(request.query.get("offset", "+08:00").replace(" ", "+"))
+            files = tables(self.desk.rows, request.query.get("columns", "new"), zone)
+        except ExportRefused as error:
+            return web.json_response({"error": str(error)}, status=400)
+        named = request.query.get("file")
+        if named is None:
+            return web.Response(body=archive(files), content_type="application/zip")
+        found = next((text for name, text in files.items() if name.startswith(named)), None)
+        return web.Response(status=404, text="amount or cost\n") if found is None else web.Response(text=found, content_type="text/csv")
 
     async def show_bill(self, request: web.Request) -> web.Response:
         await self.settled(float(request.query.get("wait", "0")))
@@ -394,6 +432,8 @@ class Emulator:
 def _routes(emulator: Emulator) -> list[web.RouteDef]:
     return [
         web.get("/_emulator/bill", emulator.show_bill),
+        web.get("/_emulator/export", emulator.show_export),
+        web.post("/_emulator/credit", emulator.take_credit),
         web.get("/_emulator/requests", emulator.show_requests),
         web.post("/_emulator/faults", emulator.take_faults),
         web.post("/_emulator/speed", emulator.take_speed),
@@ -402,6 +442,7 @@ def _routes(emulator: Emulator) -> list[web.RouteDef]:
         web.post("/{prefix:.*}chat/completions", emulator.chat),
         web.get("/{prefix:.*}models", emulator.models),
         web.get("/{prefix:.*}user/balance", emulator.balance),
+        web.get("/{prefix:.*}key", emulator.key),
         web.get("/{name:health|healthz|ready|_emulator/health}", emulator.healthy),
         web.route("*", "/{rest:.*}", emulator.nothing),
     ]
