@@ -308,7 +308,6 @@ class _Course:
 
     async def _refuse(self, error: FaregateError) -> None:
         """Answer before anything was held or dispatched."""
-        log.info("request %s of %s refused: %s %s", self._request.id, self._caller.team, error.status, error.code)
         await self._responder.error(error, {"x-faregate-budget-left": left} if (left := left_text(error)) else {})
         elapsed = self._ports.clock.monotonic() - self._arrived
         place = error.details if isinstance(error, PriceUnknown) and error.details else {}
@@ -324,6 +323,9 @@ class _Course:
                 duration=elapsed,
                 overhead=elapsed,
                 error=error.code,
+                id=self._request.id,
+                key=self._caller.key,
+                stream=self._request.stream,
             )
         )
 

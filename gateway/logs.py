@@ -11,12 +11,16 @@ from typing import IO
 
 # A line longer than this says nothing more; a name that a client chose may be of any length.
 LONGEST = 4000
+# Marks a record whose message is lines that are written already, as they are to stand in the log.
+_LINES = "lines"
 
 
 class JsonLines(logging.Formatter):
     """A record as one ASCII JSON object: time, level, logger, message, and `error` (where an exception came from)."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if hasattr(record, _LINES):
+            return str(record.msg)
         line = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -32,6 +36,8 @@ class TextLines(logging.Formatter):
     """A record for a person's terminal; control characters are escaped, so that one event stays one line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if hasattr(record, _LINES):
+            return str(record.msg)
         message = record.getMessage()[:LONGEST]
         text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
         line = f"{_time(record)} {record.levelname.lower():7} {text}"
@@ -49,6 +55,13 @@ def configure(level: str, form: str, stream: IO[str] | None = None) -> None:
     # Libraries tell of every connection below these levels.
     for name in ("uvicorn", "uvicorn.error", "asyncio", "aiohttp", "watchfiles"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def lines_record(logger: str, lines: str) -> logging.LogRecord:
+    """A record of level info that is written as it is: whole lines, already in the form of this log, and of any length."""
+    record = logging.LogRecord(logger, logging.INFO, "", 0, lines, (), None)
+    setattr(record, _LINES, True)
+    return record
 
 
 def _where(record: logging.LogRecord) -> str:
