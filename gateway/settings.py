@@ -1,4 +1,4 @@
-"""Settings: read once, from the environment and a .env file; a bad value ends the start with one clear line.
+"""Settings: read once, from the environment, a folder of secrets and a .env file; a bad value ends the start with one clear line.
 
 The only module that reads the environment. Secrets are SecretStr: no repr, log or error shows one. docs/settings.md
 describes every setting.
@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.money import exact_nano
+from gateway.secret_folder import UnusableSecret, read_secrets
 from gateway.timekeeping import Shift, parse_shift
 
 PREFIX = "FAREGATE_"
@@ -134,6 +135,7 @@ class Settings(BaseSettings):
 
     policies: Path | None = None
     data: Path = Path("data")
+    secrets: Path | None = None
     host: str = "127.0.0.1"
     port: Port = 8080
     admin_host: str = "127.0.0.1"
@@ -155,13 +157,16 @@ class Settings(BaseSettings):
     timeout_idle: Seconds = 120
     timeout_total: Seconds = 3600
     timeout_receive: Seconds = 30
+    balance_poll: Annotated[int, Field(ge=0, le=86_400)] = 300
     lease: Seconds = 30
     drain: Annotated[int, Field(ge=0, le=86_400)] = 600
     max_body: Annotated[ByteSize, Field(ge=1024, le=1 << 30)] = ByteSize(16 << 20)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     log_format: Annotated[Literal["json", "text"], BeforeValidator(_lower)] = "json"
+    log_requests: Annotated[Literal["on", "off"], BeforeValidator(_lower)] = "on"
 
     _environment: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
@@ -193,6 +198,10 @@ class Settings(BaseSettings):
         """The key in the variable that a host's row names; None where it is not set."""
         return self._environment.get(variable)
 
+    def key_file(self, variable: str) -> Path | None:
+        """The file of the secrets' folder that the variable came from, where it may be renewed; None for one that came from elsewhere."""
+        return self._files.get(variable)
+
 
 def variable_name(host: str) -> str:
     """A host's name as it stands in a variable: inference-net -> INFERENCE_NET."""
@@ -200,25 +209,37 @@ def variable_name(host: str) -> str:
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
-    """The settings of this environment; a variable wins over the file, an empty one counts as absent. Raises SettingsError."""
-    values = _merged(os.environ if environ is None else environ, env_file)
+    """The settings of this environment. Raises SettingsError.
+
+    A variable wins over the folder of secrets, and that over the .env file; an empty one counts as absent.
+    """
+    values, files = _merged(os.environ if environ is None else environ, env_file)
     variables = Variables(values)
     try:
         settings = Settings(**variables())
     except ValidationError as error:
         raise SettingsError("\n".join(_problem(entry) for entry in error.errors())) from None
     settings._environment.update({name: SecretStr(value) for name, value in values.items() if not name.startswith(PREFIX)})
+    settings._files.update(files)
     settings._warnings = tuple(map(_advice, variables.unknown))
     return settings
 
 
-def _merged(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
+def _merged(environ: Mapping[str, str], env_file: Path | None) -> tuple[dict[str, str], dict[str, Path]]:
+    """The values by variable, and the files of those that the folder of secrets gave."""
     try:
         from_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file}: cannot be read ({type(error).__name__}). Remedy: make it readable UTF-8.") from None
-    both = {**from_file, **{name: value for name, value in environ.items() if value}}
-    return {name: value.strip() for name, value in both.items() if value and value.strip()}
+    set_here = {name: value.strip() for name, value in environ.items() if value.strip()}
+    below = {name: value.strip() for name, value in from_file.items() if value and value.strip()}
+    folder = set_here.get(PREFIX + "SECRETS") or below.get(PREFIX + "SECRETS")
+    try:
+        secrets = read_secrets(Path(folder)) if folder else {}
+    except UnusableSecret as error:
+        raise SettingsError(f"{PREFIX}SECRETS: {error}") from None
+    files = {name: file for name, (file, _) in secrets.items() if name not in set_here}
+    return {**below, **{name: text for name, (_, text) in secrets.items()}, **set_here}, files
 
 
 class Variables(PydanticBaseSettingsSource):
@@ -250,9 +271,10 @@ class Variables(PydanticBaseSettingsSource):
 
 
 def _advice(variable: str) -> str:
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    near = difflib.get_close_matches(variable, known, 1)
-    return f"{variable} is no setting and has no effect." + (f" Did you mean {near[0]}?" if near else "")
+    # Without what all of them begin with, which makes any two alike.
+    known = [name.upper() for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX), known, 1)
+    return f"{variable} is no setting and has no effect." + (f" Did you mean {PREFIX}{near[0]}?" if near else "")
 
 
 def _problem(entry: Any) -> str:

@@ -26,10 +26,11 @@ def test_without_any_variable_the_defaults_hold() -> None:
     assert found.keys == () and found.admin_token is None and found.clock is None and found.warnings == ()
 
 
-def test_every_variable_is_read() -> None:
+def test_every_variable_is_read(tmp_path: Path) -> None:
     found = settings(
         POLICIES="p",
         DATA="d",
+        SECRETS=str(tmp_path),
         HOST="::",
         PORT="1",
         ADMIN_HOST="0.0.0.0",
@@ -54,8 +55,10 @@ def test_every_variable_is_read() -> None:
         LEASE="6",
         DRAIN="7",
         MAX_BODY="1MiB",
+        BALANCE_POLL="60",
         LOG_LEVEL="DEBUG",
         LOG_FORMAT="text",
+        LOG_REQUESTS="off",
     )
     assert found.model_fields_set == set(Settings.model_fields)
     assert [(entry.team, entry.key.get_secret_value()) for entry in found.keys] == [("search", SECRET), ("ads", "other-key-1")]

@@ -30,7 +30,7 @@ def model_file(folder: Path | None = None) -> Path:
     return Path(package.assemble(target))
 
 
-def start(model: Path, port: int) -> Any:
+def start(model: Path, port: int, bind: str = "127.0.0.1") -> Any:
     """A running server; keep the object, the server ends with it."""
     llama: Any = importlib.import_module(PACKAGES[0])
     params = llama.CommonParams()
@@ -44,7 +44,7 @@ def start(model: Path, port: int) -> Any:
     # Gemma attends in windows: without the full cache, a prefix would be reused only by an identical prompt.
     params.swa_full = True
     params.n_gpu_layers = 0
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [bind]
     params.port = port
     params.cpuparams.n_threads = 2
     params.verbosity = -1
@@ -55,8 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gateway.demo.engine", description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--models", type=Path, help="where the model's file is put together (default: the user's cache)")
+    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on")
     args = parser.parse_args()
-    server = start(model_file(args.models), args.port)
+    server = start(model_file(args.models), args.port, args.bind)
     print(f"ready {server.listening_address}/v1", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     return 0

@@ -87,6 +87,10 @@ class Accounts:
     def of(self, deployment: Deployment) -> Account:
         return self._accounts[deployment.host.host]
 
+    def at(self, host: str) -> Account:
+        """How a configured host is reached."""
+        return self._accounts[host]
+
     def __contains__(self, host: str) -> bool:
         return host in self._accounts
 
@@ -102,6 +106,8 @@ class Configured(Protocol):
     def currency_of(self, host: str) -> str: ...
 
     def upstream_key(self, variable: str) -> SecretStr | None: ...
+
+    def key_file(self, variable: str) -> Path | None: ...
 
 
 class UnusableKey(ValueError):
@@ -140,6 +146,9 @@ def _key(variable: str, settings: Configured) -> str | KeyFile | None:
     text = secret.get_secret_value()
     if text.startswith(PREFIX):
         return KeyFile(Path(text.removeprefix(PREFIX)))
+    mounted = settings.key_file(variable)
+    if mounted is not None:
+        return KeyFile(mounted)
     try:
         return plain(text)
     except ValueError as error:
