@@ -6,15 +6,19 @@ import asyncio
 import gc
 import hmac
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
 from gateway.admin.app import build_admin
 from gateway.admin.budgets import BudgetDesk
-from gateway.admin.hosts import how_it_is
+from gateway.admin.hosts import balances_json, how_it_is
 from gateway.admin.keys import KeyDesk
+from gateway.balances import Balances, by_host
 from gateway.budget_view import BudgetView
 from gateway.calibration import HitWatch
 from gateway.clock import Clock, instant_text
@@ -25,6 +29,7 @@ from gateway.foresight import Foresight
 from gateway.front import server
 from gateway.front.app import Front
 from gateway.front.auth import Keys, pepper_for
+from gateway.gauges import Process
 from gateway.health import Health
 from gateway.hosts import Host
 from gateway.keys.following import Following
@@ -42,15 +47,17 @@ from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.policies import Policies, default_folder
 from gateway.policy_watch import PolicyStore
-from gateway.ports import Ports
+from gateway.ports import Observer, Ports
 from gateway.prefix import Index
 from gateway.prelude import Prelude
 from gateway.recall.port import Recall
 from gateway.recall.redis import Calls, RedisEntries
 from gateway.recall.sqlite import SqliteEntries
 from gateway.recall.store import Store as Reasoning
+from gateway.reconciled import Reconciliations
 from gateway.replicas import Replicas, with_replicas
 from gateway.request import Caller
+from gateway.request_log import RequestLog
 from gateway.settings import Settings, SettingsError, variable_name
 from gateway.shared.link import Link
 from gateway.shared.sharing import Sharing
@@ -79,7 +86,7 @@ class Gateway:
         self._accounts: tuple[str, Accounts] | None = None
         self.budgets = BudgetView()
         self.metrics = Metrics(self.policies, self.clock, self.budgets)
-        _check_hosts(settings, self.policies.current)
+        check_hosts(settings, self.policies.current)
         self.accounts(self.policies.current)
         self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], key_pepper(settings), self.clock)
         self.registry = key_registry(settings, self.clock)
@@ -89,9 +96,11 @@ class Gateway:
         self.replicas = Replicas(index)
         self.sharing = _sharing(settings, self.clock, self.metrics, self.foresight)
         self.recall = reasoning_store(settings, self.metrics)
+        self.request_log = _request_log(settings, self.metrics)
         self.hits = HitWatch()
+        self.left: Callable[[], Mapping[tuple[str, str], int]] = dict
         self.foresight.watch = self._watch_hits
-        self.metrics.watch_hosts(self.health, self.replicas, self.hits)
+        self.metrics.gauges.watch_hosts(self.health, self.replicas, self.hits, lambda: self.accounts(self.policies.current).currencies)
 
     def accounts(self, policies: Policies) -> Accounts:
         """The configured hosts of a snapshot; made once for each."""
@@ -141,10 +150,12 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         ledger = self._ledger()
-        self.metrics.watch(ledger)
+        self.metrics.gauges.watch(ledger)
         await ledger.start()
         await self.sharing.start()
         await self.recall.start()
+        if self.request_log is not None:
+            self.request_log.start()
         upstream = _upstream(settings)
         stop = asyncio.Event()
         notices = Notices(self.health, self.replicas, self._rests)
@@ -153,9 +164,11 @@ class Gateway:
             self.stored_keys.watch(stop),
             self.budgets.watch(ledger, self.clock, stop),
             notices.watch(self.clock, stop),
+            self._balances(ledger).watch(settings.balance_poll, stop),
         )
         exchange = Exchange(self._ports(ledger, upstream))
         front = self._front(exchange, ledger)
+        self.metrics.gauges.watch_process(Process(lambda: front.readiness()[0] == HTTPStatus.OK, lambda: self.stored_keys.error is None))
         _spare_the_collector()
         try:
             await server.serve(front, self._admin(ledger, front), settings, on_hup=self.policies.reload, on_started=self._announce)
@@ -167,6 +180,25 @@ class Gateway:
             await self.recall.close()
             await self.sharing.close()
             await ledger.close()
+            if self.request_log is not None:
+                await self.request_log.close()
+
+    def _balances(self, ledger: Ledger) -> Balances:
+        """Who asks hosts what is left, shown at each scrape with the last reconciliation."""
+
+        async def spent(start: datetime, end: datetime) -> Mapping[tuple[str, str], int]:
+            return by_host(await ledger.spend("host", start, end))
+
+        def hosts() -> Iterator[tuple[Host, Account]]:
+            policies = self.policies.current
+            accounts = self.accounts(policies)
+            return ((host, accounts.at(name)) for name, host in policies.hosts.items() if name in accounts)
+
+        found = Balances(hosts, spent, self.clock)
+        self.metrics.gauges.watch_source(found.samples)
+        self.left = found.left
+        self.metrics.gauges.watch_source(Reconciliations(self.settings.data).samples)
+        return found
 
     def _ledger(self) -> Steward:
         settings = self.settings
@@ -184,7 +216,7 @@ class Gateway:
             clock=self.clock,
             deadlines=limits,
             experience=Experience(),
-            observer=self.metrics,
+            observer=self.request_log or self.metrics,
             limits=self.sharing.limits,
             denials=self.sharing.denials,
             view=self.budgets,
@@ -216,6 +248,7 @@ class Gateway:
             readiness=front.readiness,
             keys=KeyDesk(self.registry, lambda: self.policies.current, self.clock, self.stored_keys.look),
             budgets=BudgetDesk(ledger, lambda: self.policies.current, self.clock),
+            port=self.settings.port,
             token=token.get_secret_value() if token else None,
         )
 
@@ -258,6 +291,7 @@ class Gateway:
                 "currency": accounts.currencies.get(name),
                 "models": sorted({row.model for row in host.models if row.serves(now)}),
                 "alarms": [alarm.text for alarm in alarms if alarm.host == name],
+                "balances": balances_json(name, self.left()),
                 **how_it_is(name, states, copies, self.settings.base_urls_of(name), falls),
             }
             for name, host in policies.hosts.items()
@@ -316,6 +350,12 @@ def _sharing(settings: Settings, clock: Clock, metrics: Metrics, foresight: Fore
     except (ValueError, TypeError):
         # What the library says may repeat the address, and a password with it.
         raise SettingsError("FAREGATE_REDIS: no address that can be used. Remedy: write it as redis://:PASSWORD@HOST:PORT/0.") from None
+
+
+def _request_log(settings: Settings, after: Observer) -> RequestLog | None:
+    """A line a request is of level info: none where it is off, or where only what is worse is logged."""
+    wanted = settings.log_requests == "on" and settings.log_level in ("debug", "info")
+    return RequestLog(after, settings.log_format) if wanted else None
 
 
 def reasoning_store(settings: Settings, metrics: Metrics) -> Recall:
@@ -385,7 +425,7 @@ def ledger_file(settings: Settings) -> Path:
     return Path(settings.ledger_address.removeprefix("sqlite:///"))
 
 
-def _check_hosts(settings: Settings, policies: Policies) -> None:
+def check_hosts(settings: Settings, policies: Policies) -> None:
     """Per-host settings name hosts that exist, in currencies that they bill: a typo must not send requests to the real host."""
     known = {variable_name(name): name for name in policies.hosts}
     for prefix, names in (("BASE_URL", settings.base_url), ("CURRENCY", settings.currency)):

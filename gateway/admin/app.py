@@ -6,7 +6,6 @@ import asyncio
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
@@ -16,25 +15,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from gateway.admin.budgets import BudgetDesk, add_budgets
 from gateway.admin.cache import add_cache
 from gateway.admin.calibration import add_calibration
+from gateway.admin.hosts import add_hosts
 from gateway.admin.keys import KeyDesk, add_keys
+from gateway.admin.policies import PolicyBook, add_policies
+from gateway.admin.spend import add_spend
+from gateway.admin.today import Today, add_today
 from gateway.admin.views import docs_page, explained_json, request_json
-from gateway.clock import instant_text
+from gateway.console.app import add_closed_console, add_console
+from gateway.console.desk import Desk
 from gateway.errors import FaregateError
 from gateway.ledger.port import Ledger
 from gateway.metrics import CONTENT_TYPE
-from gateway.policies import Policies
-
-
-class PolicyBook(Protocol):
-    """The snapshot in force, and the way to replace it."""
-
-    error: str | None
-    loaded_at: datetime
-
-    @property
-    def current(self) -> Policies: ...
-
-    def reload(self) -> bool: ...
 
 
 class Exposition(Protocol):
@@ -62,26 +53,34 @@ def build_admin(
     token: str | None,
     keys: KeyDesk | None = None,
     budgets: BudgetDesk | None = None,
+    port: int = 8080,
 ) -> FastAPI:
-    """The app of the admin port. Without a token there is no admin API, no schema and no docs.
+    """The app of the admin port. Without a token there is no admin API, no schema, no docs, and a console that says how to set one.
 
-    `hosts` is every host with `configured` and the models that it serves now; `readiness` is status and body of /readyz.
+    `hosts` is every host with `configured` and the models that it serves now; `readiness` is status and body of /readyz; `port` is
+    where requests are served, for the examples of the console.
     """
     sources = _Sources(ledger, policies, metrics, hosts, readiness)
     app = FastAPI(title="Faregate admin", docs_url=None, redoc_url=None, openapi_url="/openapi.json" if token else None)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(FaregateError, _own_error)
     app.include_router(_open(sources))
-    if token:
-        closed = _closed(sources)
+    if not token:
+        add_closed_console(app)
+        return app
+    closed = _closed(sources)
+    if keys is not None:
+        add_keys(closed, keys)
+    if budgets is not None:
+        add_budgets(closed, budgets)
+        add_spend(closed, budgets)
+        add_cache(closed, budgets)
+        add_calibration(closed, budgets)
+        add_today(closed, today := Today(budgets))
         if keys is not None:
-            add_keys(closed, keys)
-        if budgets is not None:
-            add_budgets(closed, budgets)
-            add_cache(closed, budgets)
-            add_calibration(closed, budgets)
-        app.include_router(closed, prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
-        app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+            add_console(app, Desk(policies, hosts, readiness, keys, budgets, today, port), token)
+    app.include_router(closed, prefix="/admin/v1", dependencies=[Depends(_bearer(token.encode()))])
+    app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     return app
 
 
@@ -108,7 +107,8 @@ def _open(sources: _Sources) -> APIRouter:
 def _closed(sources: _Sources) -> APIRouter:
     router = APIRouter()
     _add_requests(router, sources)
-    _add_policies(router, sources)
+    add_policies(router, sources.policies)
+    add_hosts(router, sources.hosts)
     return router
 
 
@@ -125,26 +125,6 @@ def _add_requests(router: APIRouter, sources: _Sources) -> None:
         if row is None:
             raise HTTPException(404, "There is no such request, or it is still under way.")
         return explained_json(row, sources.policies.current, await ledger.trail(id))
-
-
-def _add_policies(router: APIRouter, sources: _Sources) -> None:
-    book = sources.policies
-
-    def state() -> dict[str, Any]:
-        return {"digest": book.current.digest, "loaded_at": instant_text(book.loaded_at), "error": book.error}
-
-    @router.get("/policies", summary="The policies in force, and why a newer folder is not")
-    async def policies() -> dict[str, Any]:
-        return state()
-
-    @router.post("/reload", summary="Read the policies folder again; 409 leaves the old snapshot in force")
-    async def reload() -> JSONResponse:
-        done = await asyncio.to_thread(book.reload)
-        return JSONResponse(state(), 200 if done else 409)
-
-    @router.get("/hosts", summary="Hosts, whether they are configured, and the models they serve now")
-    async def hosts() -> list[dict[str, Any]]:
-        return sources.hosts()
 
 
 def _bearer(secret: bytes) -> Callable[[Request], None]:

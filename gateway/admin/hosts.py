@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from fastapi import APIRouter
 
 from gateway.calibration import Fall
 from gateway.health import State
+from gateway.money import decimal_text
 from gateway.replicas import ReplicaState
+
+
+def add_hosts(router: APIRouter, hosts: Callable[[], list[dict[str, Any]]]) -> None:
+    """GET /hosts."""
+
+    @router.get("/hosts", summary="Hosts, whether they are configured, and the models they serve now")
+    async def listed() -> list[dict[str, Any]]:
+        return hosts()
 
 
 def how_it_is(
@@ -22,6 +33,11 @@ def how_it_is(
             if copy.host == host and len(urls) > 1
         ],
     }
+
+
+def balances_json(host: str, left: Mapping[tuple[str, str], int]) -> list[dict[str, str]]:
+    """What one host says is left of our money, where it says so: decimal texts, each currency for itself."""
+    return [{"currency": currency, "amount": decimal_text(nano)} for (name, currency), nano in sorted(left.items()) if name == host]
 
 
 def _deployment(state: State, fall: Fall | None) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import asdict
 
 from gateway.clock import instant_text
 from gateway.explain import explained, option_json
 from gateway.ledger.port import Trail
-from gateway.outcome import LedgerRow
+from gateway.outcome import Attempt, LedgerRow
 from gateway.policies import Policies
 from gateway.usage import Usage
+
+_CLASSES: Final = ("cache_hit", "cache_miss", "output")
 
 
 def request_json(row: LedgerRow) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def request_json(row: LedgerRow) -> dict[str, Any]:
         "status": row.status,
         "stopped": row.stopped,
         "stream": row.stream,
-        "attempts": [asdict(attempt) for attempt in row.attempts],
+        "attempts": [_attempt_json(attempt) for attempt in row.attempts],
         "quote": {"expected": row.expected_nano, "worst": row.worst_nano},
         "candidates": [option_json(option) for option in row.plan.options] if row.plan else [],
         "host_nano": row.host_nano,
@@ -49,6 +51,12 @@ def request_json(row: LedgerRow) -> dict[str, Any]:
 def explained_json(row: LedgerRow, policies: Policies, trail: Trail | None) -> dict[str, Any]:
     """One request with why it went where it went, and what its candidates cost or would have cost."""
     return {**request_json(row), **explained(row, policies, trail)}
+
+
+def _attempt_json(attempt: Attempt) -> dict[str, Any]:
+    found = {name: value for name, value in asdict(attempt).items() if value not in (None, "")}
+    split: dict[str, Any] = {name: dict(zip(_CLASSES, found[name], strict=True)) for name in ("tokens", "parts") if name in found}
+    return {**found, **split}
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:
