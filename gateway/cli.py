@@ -31,6 +31,8 @@ class Command(Protocol):
 VERBS = {
     "demo": "start a real engine, emulated hosts and the gateway, and play a priced conversation",
     "serve": "run the gateway",
+    "doctor": "look at the whole installation, and say what to do about what is wrong",
+    "env": "print the lines that point a tool at this gateway",
     "keys": "make, list, revoke and rotate the keys of teams",
     "check": "validate a policies folder",
     "quote": "price a request at any host, model and instant",
@@ -38,9 +40,13 @@ VERBS = {
     "prices": "compare the price lists that others publish with ours, and propose cards",
     "schema": "print the JSON Schemas of the policies for editors",
     "budgets": "show what every budget has spent and holds, and its forecast",
+    "spend": "show what was spent: by team, key, route, host, model, price window, class, day or hour",
+    "export": "write the ledger as a file for the tools of finance (FOCUS)",
+    "reconcile": "compare a host's usage export with the ledger, and propose corrections",
     "explain": "say why a request went where it went, and what it would have cost elsewhere",
     "cache": "find what breaks prompt caches, and what that costs",
     "verify": "check the ledger's invariants",
+    "ledger": "archive old months of the ledger, back it up and restore it",
     "emulate": "play a host, strictly, with a bill of its own",
 }
 

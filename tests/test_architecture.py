@@ -20,14 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports from its own row or from the rows above it. A folder stands for all of its modules.
 ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
-    "facts": "contracts hosts calendars prices conversions routes patterns teams policy_files policies quotes",
+    "facts": "contracts hosts calendars prices price_changes conversions routes patterns teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
     " shape assemble steps standings"
     " openings router experience budgets prefix survival forecast foresight ranking witnesses gate health replicas volatile breaks"
-    " calibration losses",
-    "stores": "ledger keys upstream shared recall policy_watch budget_view",
+    " calibration losses reports focus reconcile",
+    "stores": "ledger keys upstream shared recall policy_watch budget_view reconciled",
     "course": "watch relay receipts stretch replies explain ports prelude attempts exchange",
-    "edges": "front admin metrics notices families emulator demo simulate catalogues commands logs timekeeping settings app cli __main__",
+    "edges": "front admin console gauges metrics notices balances families emulator demo simulate catalogues commands logs timekeeping"
+    " secret_folder settings doctor request_log app cli __main__",
 }
 PURE = ("words", "facts", "decisions")
 IMPURE = frozenset(
@@ -36,7 +37,7 @@ IMPURE = frozenset(
 )
 READS_FILES = {"policies", "policy_files"}
 # Modules that decide about money: no float, not even for a moment.
-EXACT = {"money", "usage", "prices", "conversions", "quotes", "receipts"}
+EXACT = {"money", "usage", "prices", "conversions", "quotes", "receipts", "reports", "focus", "reconcile"}
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "subprocess"}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "os.popen"}
 STARTS_PROCESSES = {"demo"}

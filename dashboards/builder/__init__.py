@@ -1,0 +1,1 @@
+"""The builder of the dashboards: plain dicts, written as JSON by `make dashboards`, the same bytes every time."""
