@@ -7,27 +7,24 @@ that nobody outside can add a time series. Money is exact in the ledger; here it
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
-from prometheus_client import CollectorRegistry, GCCollector, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
 from gateway.calibration import foretold
 from gateway.clock import Clock
+from gateway.experience import FASTEST_PACE
 from gateway.families import FAMILIES, Family
-from gateway.gate import Alarm
-from gateway.health import State
+from gateway.gauges import Budgets, Gauges, Watched
 from gateway.money import NANO, Parts
-from gateway.outcome import Attempt, BudgetState, LedgerRow, Outcome
-from gateway.policies import Policies
-from gateway.replicas import ReplicaState, with_replicas
-from gateway.standings import standings, summed
+from gateway.outcome import Attempt, LedgerRow, Outcome
 from gateway.usage import Usage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -42,7 +39,8 @@ KNOWN_FIELDS: Final = frozenset(
     " stream_options temperature think thinking thinking_budget tool_choice tools top_k top_logprobs top_p user verbosity"
     " volatile web_search_options".split()
 )
-
+# Output tokens from which the pace of an answer says something.
+PACED: Final = 32
 
 
 class _Counts:
@@ -104,19 +102,22 @@ class _Spread:
         self.total += seconds
 
 
+Spreads = tuple[_Spread, _Spread, _Spread, _Spread]
+
+
 class _Tally:
     """What requests of one team, route, host, model, outcome and currency add up to; tokens and nano-units by class."""
 
     __slots__ = (
-        "actual_hit", "compared", "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead",
+        "actual_hit", "compared", "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead", "pace",
         "predicted", "predicted_hit", "priced", "reasoning", "requests",
         "spend_hit", "spend_miss", "spend_output", "team", "tokens_hit", "tokens_miss", "tokens_output", "used",
     )  # fmt: skip
 
-    def __init__(self, labels: tuple[str, str, str, str], outcome: str, currency: str, spreads: tuple[_Spread, _Spread, _Spread]) -> None:
+    def __init__(self, labels: tuple[str, str, str, str], outcome: str, currency: str, spreads: Spreads) -> None:
         self.labels, self.outcome, self.currency = labels, outcome, currency
         self.team, _route, self.host, self.model = labels
-        self.first_token, self.duration, self.overhead = spreads
+        self.first_token, self.duration, self.overhead, self.pace = spreads
         self.requests = self.used = self.priced = 0
         self.tokens_hit = self.tokens_miss = self.tokens_output = self.reasoning = 0
         self.spend_hit = self.spend_miss = self.spend_output = self.predicted = 0
@@ -130,19 +131,14 @@ class Metrics:
     take a lock for each number, which cost more than pricing the request.
     """
 
-    def __init__(self, policies: _Names, clock: Clock, budgets: _Budgets | None = None) -> None:
+    def __init__(self, policies: Watched, clock: Clock, budgets: Budgets | None = None) -> None:
         self._policies = policies
-        self._clock = clock
-        self._budgets = budgets
-        self._described = ""
+        self.gauges = Gauges(policies, clock, budgets)
+        """How everything is now; whoever makes the parts says there whom to ask."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         families = {family.name: family for family in FAMILIES}
-
-        def gauge(name: str) -> Gauge:
-            family = families[f"faregate_{name}"]
-            return Gauge(family.name, family.help, family.labels, registry=self.registry)
 
         def counts(name: str, unit: int = 1) -> _Counts:
             found = self._counts[f"faregate_{name}_total"] = _Counts(unit)
@@ -244,7 +240,7 @@ class Metrics:
         tally = self._tallies.get(key)
         if tally is None:
             answer = (route, host, model)
-            spreads = self._first_token.of(answer), self._duration.of(answer), self._overhead.of(answer)
+            spreads = self._first_token.of(answer), self._duration.of(answer), self._overhead.of(answer), self._pace.of(answer)
             tally = self._tallies[key] = _Tally((outcome.team, *answer), outcome.status, named[5], spreads)
         if key == named:
             # Names of policies only: what callers invent is not kept.
@@ -257,6 +253,11 @@ class Metrics:
         answered = row.usage
         if not outcome.spent:
             self._spent(tally, row.usage, row.parts, row.disputed)
+            if row.stream and answered is not None and outcome.first_token is not None and answered.output >= PACED:
+                writing = outcome.duration - outcome.first_token
+                # What comes faster was not written as it came.
+                if writing * FASTEST_PACE > answered.output:
+                    tally.pace.observe(answered.output / writing)
         else:
             # Each where it was billed: the row has the sums, and the last one's host.
             answered = outcome.spent[-1].usage

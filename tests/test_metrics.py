@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import prometheus_client
 import pytest
@@ -21,7 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.calibration import Fall
 from gateway.families import FAMILIES
 from gateway.gate import Trouble
+from gateway.gauges import Process
 from gateway.health import Health
+from gateway.ledger.condition import Condition
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.money import NANO, Parts
 from gateway.outcome import Attempt, Baseline, BudgetState, LedgerRow, Option, Outcome, PlanNote, Spent
@@ -33,6 +36,8 @@ from gateway.usage import Sources, Usage
 AT = datetime(2026, 11, 20, 2, tzinfo=UTC)
 ROUTE, HOST, MODEL, CONTRACT = "deepseek-v4-pro", "deepseek", "deepseek-v4-pro", "deepseek-v4-pro"
 LABELS = {"team": "search", "route": ROUTE, "host": HOST, "model": MODEL}
+CONDITION = Condition(False, 3, 1, 7, 2, AT - timedelta(seconds=12), 30.0, 11.0)
+CURRENCIES = {HOST: "USD", "novita": "USD", "local": "USD"}
 ROW = LedgerRow(
     "r1", "search", "k", ROUTE, HOST, MODEL, CONTRACT, ("max_tokens=9000->8192", "drop_user"), Usage(640, 100, 300, 120), "USD",
     5_280_000_001, Parts(0, 1_320_000_000, 3_960_000_001), "card", "peak", "9f", AT, AT, "ok", None,
@@ -46,6 +51,8 @@ OUTCOME = Outcome(
 @dataclass
 class Book:
     current: Policies
+    error: str | None = None
+    loaded_at: datetime = AT
 
 
 class Clock:
@@ -143,6 +150,35 @@ def test_an_unknown_price_and_a_disputed_cost_are_counted(metrics: Metrics) -> N
 
     assert value(metrics, "faregate_unpriced_total", {"host": HOST, "model": MODEL}) == 1
     assert value(metrics, "faregate_disputed_total", {"host": HOST}) == 1
+
+
+def test_what_clients_were_told_is_counted_by_code(metrics: Metrics) -> None:
+    for code in ("budget_exceeded", "budget_exceeded", "upstream_error"):
+        metrics.observe(replace(OUTCOME, row=None, error=code))
+    metrics.observe(OUTCOME)
+    found = {dict(labels)["code"]: on for (name, labels), on in samples(metrics).items() if name == "faregate_errors_total"}
+    assert found == {"budget_exceeded": 2, "upstream_error": 1}
+
+
+# A streamed answer of 300 tokens, and the seconds from its first content to its end: how fast that was, where it says something.
+PACES: list[tuple[str, dict[str, Any], dict[str, Any], float | None]] = [
+    ("as it was written", {"duration": 6.3}, {}, 50.0),
+    ("too fast to have been written so", {"duration": 0.9}, {}, None),
+    ("no time at all", {"duration": 0.3}, {}, None),
+    ("in one piece", {"duration": 6.3}, {"stream": False}, None),
+    ("hardly an answer", {"duration": 6.3}, {"usage": Usage(640, 100, 31, 0)}, None),
+    ("the shortest that counts", {"duration": 2.3}, {"usage": Usage(640, 100, 32, 0)}, 16.0),
+    ("nothing was sent", {"duration": 6.3, "first_token": None}, {}, None),
+    ("several hosts wrote", {"duration": 6.3, "spent": (Spent(HOST, MODEL, ROW.usage, ROW.parts),)}, {}, None),
+]
+
+
+@pytest.mark.parametrize(("outcome", "row", "pace"), [case[1:] for case in PACES], ids=[case[0] for case in PACES])
+def test_how_fast_an_answer_was_written(metrics: Metrics, outcome: dict[str, Any], row: dict[str, Any], pace: float | None) -> None:
+    metrics.observe(replace(OUTCOME, row=replace(ROW, **{"stream": True, **row}), **outcome))
+    labels = {"route": ROUTE, "host": HOST, "model": MODEL}
+    assert value(metrics, "faregate_output_tokens_per_second_count", labels) == (None if pace is None else 1)
+    assert value(metrics, "faregate_output_tokens_per_second_sum", labels) == (None if pace is None else pytest.approx(pace))
 
 
 def test_no_caller_adds_a_series(metrics: Metrics) -> None:
@@ -320,11 +356,11 @@ def hosts(policies: Policies) -> tuple[Health, Replicas, Hits]:
 
 
 def test_hosts_are_shown_as_they_are(metrics: Metrics, policies: Policies) -> None:
-    metrics.watch_hosts(*hosts(policies))
+    metrics.gauges.watch_hosts(*hosts(policies), lambda: CURRENCIES)
     found = {
         (name, *sorted(labels)): on
         for (name, labels), on in samples(metrics).items()
-        if re.match("faregate_(host|hit_rate|replica)_", name)
+        if re.match("faregate_(host_(up|requests|alarm)|hit_rate|replica)", name)
     }
     broke = next(model for (host, model) in policies.served if host == "novita")
 
@@ -397,7 +433,7 @@ def test_budgets_are_the_ledgers_with_the_keys_added_up(policies: Policies) -> N
 
 def test_the_ledger_and_its_spool_are_shown_as_they_are(metrics: Metrics) -> None:
     assert value(metrics, "faregate_ledger_up", {}) is None
-    metrics.watch(SimpleNamespace(up=False, unsettled=3))
+    metrics.gauges.watch(SimpleNamespace(condition=CONDITION))
     assert (value(metrics, "faregate_ledger_up", {}), value(metrics, "faregate_spool_records", {})) == (0, 3)
 
 
@@ -428,9 +464,11 @@ def test_nothing_is_registered_for_the_whole_process(metrics: Metrics, policies:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_finds_nothing_to_say(metrics: Metrics, policies: Policies) -> None:
-    metrics.observe(OUTCOME)
+    metrics.observe(replace(OUTCOME, row=replace(ROW, stream=True), duration=6.3, error="upstream_error"))
     metrics.stream_opened()
-    metrics.watch_hosts(*hosts(policies))
+    metrics.gauges.watch(SimpleNamespace(condition=CONDITION))
+    metrics.gauges.watch_process(Process(lambda: True, lambda: True))
+    metrics.gauges.watch_hosts(*hosts(policies), lambda: CURRENCIES)
     metrics.committed("settle", 0.003)
 
     lint = subprocess.run(["promtool", "check", "metrics"], input=metrics.text(), capture_output=True, check=False)

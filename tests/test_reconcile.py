@@ -431,6 +431,23 @@ def test_the_same_findings_give_the_same_ids_and_a_later_export_corrects_the_res
     assert gap(findings(early, [*first, *second, *third])[0]) == 0
 
 
+def test_who_stopped_in_between_goes_on_where_it_ended(policies: Policies) -> None:
+    """What each team pays does not depend on how many corrections a run could append."""
+    month = planted(policies)
+    whole = proposed(month, include=HELD_BACK)
+    for begun in (whole[::2], [each for each in whole if each.team == "ads"]):
+        rest = proposed(month, begun, HELD_BACK)
+        assert owed([*begun, *rest]) == owed(whole)
+
+
+def owed(corrections: Iterable[Correction]) -> dict[tuple[datetime, str, str, str], int]:
+    found: dict[tuple[datetime, str, str, str], int] = {}
+    for each in corrections:
+        place = each.at, each.model, each.cls, each.team
+        found[place] = found.get(place, 0) + each.nano
+    return found
+
+
 def test_a_correction_lies_in_its_day_and_is_shared_out_to_the_nano(policies: Policies) -> None:
     month = planted(policies)
     found, bill = findings(month)

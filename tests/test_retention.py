@@ -215,6 +215,27 @@ class TestRetention:
         with pytest.raises(AlreadyDone, match="answered as new"):
             await store.hold(replace(again, id="newer"), "me", LEASE)
 
+    @pytest.mark.parametrize("charged", [True, False])
+    async def test_a_key_that_was_given_back_is_archived_once(self, store: Store, place: Place, tmp_path: Path, charged: bool) -> None:
+        """A released request was archived with its key; the one that took the key is archived too."""
+        first, second = day("2025-08-03"), day("2025-09-03")
+        keyed = replace(asks("first", first), idempotency=Idempotency("K", "body"))
+        await store.hold(keyed, "me", LEASE)
+        await store.finish("release", replace(RELEASED, id="first", ended=first))
+        await clean_up(place, tmp_path, keep=14)
+        await store.hold(replace(keyed, id="second", started=second), "me", LEASE)
+        ended = cost("second", second, 100) if charged else replace(RELEASED, id="second", ended=second)
+        await store.finish("settle" if charged else "release", ended)
+        assert await clean_up(place, tmp_path) == [("ledger-2025-09.jsonl.gz", 1)]
+
+        third = replace(keyed, id="third", started=NOW)
+        if charged:
+            with pytest.raises(AlreadyDone, match="answered as second"):
+                await store.hold(third, "me", LEASE)
+        else:
+            assert isinstance(await store.hold(third, "me", LEASE), Grant)
+            assert await place.look("SELECT count(*) FROM gone WHERE idem IS NOT NULL") == [(0,)]
+
     async def test_what_changes_after_it_was_written_stays_for_the_next_part(self, store: Store, place: Place, tmp_path: Path) -> None:
         await filled(store)
 

@@ -48,9 +48,11 @@ def add_spend(router: APIRouter, desk: BudgetDesk) -> None:
 
 
 def _response(report: Spending, form: Form) -> Response:
+    # What is not counted, which the lines cannot say.
+    notes = {"x-faregate-notes": "; ".join(report.notes)} if report.notes else None
     if form == "csv":
-        return Response("".join(csv_text(report)), media_type="text/csv; charset=utf-8")
-    return Response(json.dumps([line_json(report.by, line) for line in report.lines()]), media_type="application/json")
+        return Response("".join(csv_text(report)), media_type="text/csv; charset=utf-8", headers=notes)
+    return Response(json.dumps([line_json(report.by, line) for line in report.lines()]), media_type="application/json", headers=notes)
 
 
 def _by(text: str) -> tuple[By, ...]:

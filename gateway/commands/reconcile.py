@@ -19,6 +19,7 @@ from gateway.commands.folder import HELP as FOLDER
 from gateway.commands.folder import folder_of
 from gateway.commands.reading import HELP, Reader, ask, instant_of, settings_with
 from gateway.errors import UpstreamError
+from gateway.ledger.corrections import wanted
 from gateway.ledger.port import CorrectionError
 from gateway.outcome import Correction
 from gateway.policies import Policies, load
@@ -282,13 +283,18 @@ def _confirm(done: Reconciled, yes: bool) -> None:
 
 
 async def _apply(settings: Settings, policies: Policies, corrections: Sequence[Correction]) -> int:
-    """How many were new; all of them or none."""
-    store = ledger_store(settings)
+    """How many were new. Where a rate is missing, nothing is written."""
+    store, rate = ledger_store(settings), policies.rates.rate
     await store.start()
+    begun = False
     try:
-        return await store.correct(corrections, policies.rates.rate)
+        for one in corrections:
+            wanted(one, await store.budgets(one.at, one.team) if one.team else [], rate)
+        begun = True
+        return await store.correct(corrections, rate)
     except CorrectionError as error:
-        raise CommandError(f"nothing was appended: {error}") from None
+        what = "what stands before it was appended, and the rest not" if begun else "nothing was appended"
+        raise CommandError(f"{what}: {error}") from None
     finally:
         await store.close()
 

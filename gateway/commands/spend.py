@@ -69,5 +69,7 @@ def _show(args: argparse.Namespace, report: Spending) -> None:
         print(json.dumps(report_json(report)))
     elif args.csv:
         sys.stdout.writelines(csv_text(report))
+        for note in report.notes:
+            print(f"faregate: {note}", file=sys.stderr)
     else:
         print(bars(report) if args.chart == "-" else table(report))

@@ -85,6 +85,4 @@ def pairs(values: Mapping[str, str]) -> str:
 
 def csv_line(cells: Mapping[str, str], columns: tuple[str, ...]) -> str:
     """One line of the file; a column that is not among the cells is null."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([cells.get(name, "") for name in columns])
-    return text.getvalue()
+    return csv_row(cells.get(name, "") for name in columns)

@@ -43,6 +43,11 @@ def with_key(db: apsw.Cursor, idem: str) -> tuple[Any, ...] | None:
     return row
 
 
+def give_key_back(db: apsw.Cursor, rid: str) -> None:
+    """A key has one request at most, here or archived."""
+    db.execute("UPDATE gone SET idem = NULL, fingerprint = NULL WHERE rid = ?", (rid,))
+
+
 def late_id(rid: str, event: Event) -> str:
     return f"late:{rid}:{event}"
 

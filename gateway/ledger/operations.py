@@ -68,6 +68,7 @@ def _hold_full(db: apsw.Cursor, now: int, hold: Hold, owner: str, lease: int, fo
     # Nothing has been written so far.
     if released is not None:
         db.execute("UPDATE hold SET idem = NULL WHERE rid = ?", (released,))
+        gone.give_key_back(db, released)
     parts = [part_of(claim, claim.cost(nano)) for claim in hold.claims]
     grant = _take(db, nano, [0] * len(parts), parts, balances)
     rid, _nano, *columns = hold_columns(hold)

@@ -97,8 +97,12 @@ BEGIN
         'LEFT JOIN hold twin ON twin.idem = j.idem
         LEFT JOIN gone past_twin ON past_twin.idem = j.idem
         LEFT JOIN gone past_self ON j.forced AND past_self.rid = j.rid');
+    -- A key has one request at most, here or archived.
+    after := replace(after, 'UPDATE hold SET idem = NULL WHERE rid = ANY (freed);',
+        'UPDATE hold SET idem = NULL WHERE rid = ANY (freed);
+        UPDATE gone SET idem = NULL, fingerprint = NULL WHERE rid = ANY (freed);');
     IF NOT (after LIKE '%past_self.rid) AS known%' AND after LIKE '%past_self.nano) AS h_nano%' AND after LIKE '%past_twin.rid) AS twin,%'
-            AND after LIKE '%LEFT JOIN gone past_self%') THEN
+            AND after LIKE '%LEFT JOIN gone past_self%' AND after LIKE '%UPDATE gone SET idem = NULL%') THEN
         RAISE EXCEPTION 'faregate.apply is not that of version 3';
     END IF;
     EXECUTE after;

@@ -112,7 +112,7 @@ class Month(NamedTuple):
 
 def cutoff(now: datetime, keep: int) -> datetime:
     """The beginning (UTC) of the oldest month that is kept: the present one and `keep` whole ones before it."""
-    months = now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1 - keep
+    months = max(12, now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1 - keep)
     return datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
 
 

@@ -307,6 +307,7 @@ class Steward:
         """Give every hold that is open here, or whose end waits, a new lease; the number of them."""
         began, asked = self._loop.time(), monotonic()
         renewed = await self._store.renew(self._running.keys() | set(self._spool.ids()), self._lease)
+        self._renewed = asked
         self._committed("renew", began)
         return renewed
 

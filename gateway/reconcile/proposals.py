@@ -28,27 +28,39 @@ HELD_BACK: Final[tuple[Reason, ...]] = (
 )
 _MARK: Final = "reconcile: "
 _LENGTH: Final = 16
+# The instant, the model and the class of a correction: its cell.
+_Place = tuple[datetime, str, str]
 
 
 def proposals(
     findings: Iterable[Finding], there: Collection[Correction], host: str, currency: str, account: str, include: Collection[Reason] = ()
 ) -> list[Correction]:
     """What to append: for each cell, what its reasons come to, less what was corrected before (`there`)."""
-    taken, asked = _numbers(there), _asked(there)
+    taken, asked, had = _numbers(there), _asked(there), _had(there)
     found: list[Correction] = []
     for finding in findings:
-        wanted = {*include, *asked.get((_middle(finding), finding.cell.model, finding.cell.cls), ())}
+        place = _middle(finding), finding.cell.model, finding.cell.cls
+        wanted = {*include, *asked.get(place, ())}
         left_out = {*SETTLED, *(reason for reason in HELD_BACK if reason not in wanted)}
         parts = [part for part in finding.parts if part.reason not in left_out]
         nano = sum(part.nano for part in parts)
         if nano:
-            found += _of_cell(finding, parts, nano, (host, currency, account), taken)
+            found += _of_cell(finding, parts, nano, (host, currency, account), taken, had.get(place, {}))
     return found
 
 
-def _asked(there: Iterable[Correction]) -> dict[tuple[datetime, str, str], set[str]]:
+def _had(there: Iterable[Correction]) -> dict[_Place, dict[Who, int]]:
+    """What each was corrected by before, by cell."""
+    found: dict[_Place, dict[Who, int]] = {}
+    for one in there:
+        shares, who = found.setdefault((one.at, one.model, one.cls), {}), Who(one.team, one.key, one.route)
+        shares[who] = shares.get(who, 0) + one.nano
+    return found
+
+
+def _asked(there: Iterable[Correction]) -> dict[_Place, set[str]]:
     """What earlier corrections of a cell were for: who asked for it once need not say so each time."""
-    found: dict[tuple[datetime, str, str], set[str]] = {}
+    found: dict[_Place, set[str]] = {}
     for correction in there:
         if correction.reason.startswith(_MARK):
             place = (correction.at, correction.model, correction.cls)
@@ -67,11 +79,11 @@ def held_back(findings: Iterable[Finding], include: Collection[Reason] = ()) -> 
 
 
 def _of_cell(
-    finding: Finding, parts: list[Part], nano: int, account: tuple[str, str, str], taken: Mapping[str, int]
+    finding: Finding, parts: list[Part], nano: int, account: tuple[str, str, str], taken: Mapping[str, int], had: Mapping[Who, int]
 ) -> Iterator[Correction]:
     cell, (host, currency, name) = finding.cell, account
     reason = ", ".join(dict.fromkeys(part.reason for part in parts if part.reason != "corrected")) or "corrected"
-    for who, share in _shares(parts, nano):
+    for who, share in _shares(parts, nano, had):
         place = "/".join((host, name, cell.span.start.isoformat(), cell.span.end.isoformat(), cell.model, cell.cls, *who))
         base = f"reconcile-{host}-{cell.span.name}-{sha256(place.encode()).hexdigest()[:_LENGTH]}"
         yield Correction(
@@ -106,16 +118,17 @@ def _numbers(there: Iterable[Correction]) -> dict[str, int]:
     return found
 
 
-def _shares(parts: list[Part], nano: int) -> list[tuple[Who, int]]:
-    """An amount shared out by whose requests it is about: each part by its own weights. They sum to it exactly."""
+def _shares(parts: list[Part], nano: int, had: Mapping[Who, int]) -> list[tuple[Who, int]]:
+    """An amount shared out by whose requests it is about: each part by its own weights, less what each had before. They sum to it."""
     sums: dict[Who, int] = {}
     for part in parts:
         if part.reason != "corrected":
             for who, share in _split(part.nano, part.who or {NOBODY: 1}):
                 sums[who] = sums.get(who, 0) + share
-    whole = sum(sums.values())
-    if whole != nano:
-        # Some of it was corrected before: what is left goes in the same proportion.
+    if sum(sums.values()) - sum(had.values()) == nano:
+        sums = {who: sums.get(who, 0) - had.get(who, 0) for who in {*sums, *had}}
+    elif sum(sums.values()) != nano:
+        # Some of it was corrected elsewhere: what is left goes in the same proportion.
         sums = dict(_split(nano, {who: abs(share) for who, share in sums.items()} or {NOBODY: 1}))
     return [(who, share) for who, share in sorted(sums.items()) if share]
 

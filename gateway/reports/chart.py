@@ -56,7 +56,8 @@ def _panels(report: Spending, whole: bool) -> dict[str, _Panel]:
     empty = report.places(report.by[timed]) if timed is not None else []
     for line in report.lines():
         panel = found.setdefault(line.currency, {name: {} for name in empty})
-        along = line.names if timed is None else [line.names[timed] or empty[0]]
+        # An archived month has no day: it stands at the first one, where there is any.
+        along = line.names if timed is None else [line.names[timed] or (empty[0] if empty else "")]
         rest = [] if timed is None else [name for place, name in enumerate(line.names) if report.by[place] not in TIMES]
         parts = panel.setdefault(_label(along), {})
         colour = _label(rest) if rest else ""
@@ -84,15 +85,16 @@ def svg(report: Spending) -> str:
         lines, height = _columns(_coarser(panel), colours, top + 16) if timed else _rows(panel, top + 16)
         body += lines
         top += height + 56
-    title = f"Spend by {', '.join(report.by)}"
+    title, low = f"Spend by {', '.join(report.by)}", top + 18 * len(report.notes)
     head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}" font-family="{_FONT}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{low}" viewBox="0 0 {WIDTH} {low}" font-family="{_FONT}"'
         f' role="img" aria-label="{escape(title, quote=True)}">',
-        f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>',
+        f'<rect width="{WIDTH}" height="{low}" fill="#ffffff"/>',
         _text(32, 34, title, 20, _INK, weight="700"),
         _text(32, 56, f"from {_span(report)}" if body else f"nothing was charged from {_span(report)}", 13, _SOFT),
     ]
-    return "\n".join([*head, *body, "</svg>", ""])
+    notes = [_text(32, top - 20 + 18 * place, note, 12, _SOFT) for place, note in enumerate(report.notes)]
+    return "\n".join([*head, *body, *notes, "</svg>", ""])
 
 
 def _colours(panels: Mapping[str, _Panel]) -> list[str]:

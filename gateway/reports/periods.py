@@ -97,7 +97,10 @@ def month(text: str, zone: ZoneInfo) -> Period:
         raise PeriodError(f"{text!r} is no month. Write it as 2026-11.")
     first = date(int(found[1]), int(found[2]), 1)
     after = (first + timedelta(days=31)).replace(day=1)
-    return Period(midnight(first, zone), midnight(after, zone), zone)
+    try:
+        return Period(midnight(first, zone), midnight(after, zone), zone)
+    except OverflowError:
+        raise PeriodError(f"{text!r} begins before the year 1. Write it as 2026-11.") from None
 
 
 def today(now: datetime, zone: ZoneInfo) -> Period:

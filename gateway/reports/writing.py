@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ CSV_COLUMNS: Final = (
     "cache_hit_share", "saved", f"{BASELINE}_{BASELINE_CURRENCY.lower()}",
 )  # fmt: skip
 _TOTAL: Final = "total"
+# With what sheets take a cell for a formula; a negative number is none.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _KINDS: Final[dict[Kind, str]] = {"charge": "", "correction": "corrections", "archived": "archived"}
 
 
@@ -73,9 +77,18 @@ def csv_text(report: Spending) -> Iterator[str]:
 
 
 def _csv(cells: Sequence[Any]) -> str:
+    return csv_row(["" if cell is None else str(cell) for cell in cells])
+
+
+def csv_row(cells: Iterable[str]) -> str:
+    """One line. A text that a sheet would run as a formula has an apostrophe before it: names may come from elsewhere."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(["" if cell is None else cell for cell in cells])
+    csv.writer(text, lineterminator="\n").writerow([f"'{cell}" if _is_formula(cell) else cell for cell in cells])
     return text.getvalue()
+
+
+def _is_formula(cell: str) -> bool:
+    return cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
 
 
 def table(report: Spending) -> str:
