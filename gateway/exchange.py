@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway import receipts
 from gateway.attempts import Attempts, finished
-from gateway.breaks import priced
+from gateway.breaks import LEAST, priced
 from gateway.dialects import write_json
 from gateway.errors import (
     BudgetExceeded,
@@ -265,7 +265,8 @@ class _Course:
 
     def _break(self, attempts: Attempts) -> Break | None:
         foresight, ask, candidate = self._ports.foresight, self._terms.ask, attempts.journey.candidate
-        if foresight is None or ask is None or not attempts.taken:
+        # Most requests are so short that nothing of them is hashed.
+        if foresight is None or ask is None or not attempts.taken or self._request.size < LEAST:
             return None
         prints = foresight.prints(ask, self._request.body)
         found = self._ports.breaks.look(ask.conversation, prints, self._request, candidate.prospect.prompt)

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.forecast import MIDDLES, Forecast, Outlook
 from gateway.hosts import Deployment
-from gateway.prefix import AGE, NO_MATCH, Index, Match, Place, Prints, packed, prints, unpacked
+from gateway.prefix import AGE, NO_MATCH, NO_PRINTS, Index, Match, Place, Prints, packed, prints, unpacked
 from gateway.request import Caller, ChatRequest
 from gateway.survival import SURE, Survival
 from gateway.tokens import Calibration
@@ -151,6 +151,12 @@ class Foresight:
             known = ask.hashed[at] = (messages, tools, prints(tools, messages, self._team(ask.team)))
         return known[2]
 
+    def prints_there(self, ask: Ask, place: Place, body: Mapping[str, Any], estimate: int) -> Prints:
+        """The same for one place; none of a prompt that is too short to be cached there, of `estimate` tokens before correction."""
+        if self._prompts.corrected(place.name, estimate) <= place.cache.tokens:
+            return NO_PRINTS
+        return self.prints(ask, body)
+
     def _team(self, team: str) -> bytes:
         found = self._teams.get(team)
         if found is None:
@@ -258,11 +264,11 @@ class Foresight:
         """It was dispatched there: known from now on. With a prospect that was weighed it also teaches how conversations go on."""
         if prospect is not None and prospect.weighed:
             self._forecast.seen(ask.key, ask.conversation, ask.turn, ask.at, place.name, prospect.prompt, prospect.known, prospect.idle)
-        if prospect is not None and prospect.prompt <= place.cache.tokens:
+        if not prints.digests or (prospect is not None and prospect.prompt <= place.cache.tokens):
             # Shorter than a block, here and as the beginning of any other.
             return
         self.index.note(place, prints, ask.at)
-        if self.share is not None and prints.digests:
+        if self.share is not None:
             self.share(_pack(_Message(place.name, place.cache.mode == "units", ask.at, packed(prints.digests))))
 
     def hear(self, message: bytes, now: float | None = None) -> None:

@@ -69,6 +69,7 @@ class Match(NamedTuple):
 
 
 NO_MATCH = Match(0, 0.0)
+NO_PRINTS = Prints((), ())
 
 
 def _marks() -> tuple[int, ...]:

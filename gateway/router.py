@@ -373,8 +373,8 @@ class _Search:
             prospect = Prospect(sanitised.prompt_tokens, 0, 0, answers * min(typical, sanitised.max_output))
         else:
             place = terms.foresight.place(deployment, terms.ask.team, terms.team is not None and terms.team.isolate)
-            prints = terms.foresight.prints(terms.ask, sanitised.body)
             prompt, most = sanitised.prompt_tokens, sanitised.max_output
+            prints = terms.foresight.prints_there(terms.ask, place, sanitised.body, prompt)
             prospect = terms.foresight.prospect(terms.ask, place, prints, prompt, answers, typical, most, self._several)
         prices = terms.policies.prices
         rates = prices.band(card, terms.at).rates
