@@ -33,11 +33,11 @@ from gateway.gauges import Process
 from gateway.health import Health
 from gateway.hosts import Host
 from gateway.keys.following import Following
-from gateway.keys.port import KeyProblem, KeyStore
+from gateway.keys.port import KeyProblem, KeyStore, PepperDiffers
 from gateway.keys.postgres import PostgresKeys
 from gateway.keys.registry import Registry
 from gateway.keys.secret import Hasher, pseudonym, stored_secret
-from gateway.keys.sqlite import SqliteKeys
+from gateway.keys.sqlite import SqliteKeys, stored_check
 from gateway.ledger.port import Ledger, Store
 from gateway.ledger.postgres import PostgresStore
 from gateway.ledger.spool import Spool
@@ -88,8 +88,8 @@ class Gateway:
         self.metrics = Metrics(self.policies, self.clock, self.budgets)
         check_hosts(settings, self.policies.current)
         self.accounts(self.policies.current)
-        self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], key_pepper(settings), self.clock)
         self.registry = key_registry(settings, self.clock)
+        self.keys = Keys([(entry.team, entry.key) for entry in settings.keys], key_pepper(settings), self.clock)
         self.stored_keys = Following(self.registry.store, self.keys.known, self.keys.use)
         index = Index()
         self.foresight = Foresight(derived(key_pepper(settings), "prefix"), index)
@@ -403,7 +403,9 @@ def _tag(settings: Settings) -> str:
 
 
 def key_registry(settings: Settings, clock: Clock | None = None) -> Registry:
-    """The stored keys of these settings, not opened yet: they are where the ledger is."""
+    """The stored keys of these settings, not opened yet: they are where the ledger is. SettingsError where another pepper is theirs."""
+    if not on_postgres(settings):
+        _check_pepper(settings)
     hasher = Hasher(key_pepper(settings))
     store: KeyStore
     if on_postgres(settings):
@@ -411,6 +413,21 @@ def key_registry(settings: Settings, clock: Clock | None = None) -> Registry:
     else:
         store = SqliteKeys(ledger_file(settings), hasher.check)
     return Registry(store, hasher, (clock or clock_for(settings.clock)).now)
+
+
+def _check_pepper(settings: Settings) -> None:
+    """Before anything is made in the data folder: a new pepper there would look like the one of the keys that are stored."""
+    check = stored_check(ledger_file(settings))
+    if check is None:
+        return
+    file = settings.data / "key-pepper"
+    if settings.key_pepper is None and not file.exists():
+        raise SettingsError(
+            f"{file} is not there, and without it no stored key is known. Remedy: put back the file (backups of the ledger do not have "
+            "it), or set FAREGATE_KEY_PEPPER to what is in it."
+        )
+    if Hasher(key_pepper(settings)).check != check:
+        raise SettingsError(str(PepperDiffers()))
 
 
 def ledger_store(settings: Settings) -> Store:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ SLACK: Final = 5
 _OK: Final = 200
 # Powers of ten beyond which a figure is no amount of money.
 _LARGE: Final = 12
+_CURRENCY: Final = re.compile(r"[A-Za-z]{3,8}")
 
 Spending = Callable[[datetime, datetime], Awaitable[Mapping[tuple[str, str], int]]]
 Samples = list[tuple[tuple[str, ...], float]]
@@ -64,7 +66,9 @@ def figures(body: bytes, balance: Balance, currency: str) -> list[Figure]:
 
 
 def _figure(entry: Any, balance: Balance, currency: str) -> Figure:
-    named = str(_at(entry, balance.currency)) if balance.currency else currency
+    named = _at(entry, balance.currency) if balance.currency else currency
+    if not isinstance(named, str) or not _CURRENCY.fullmatch(named):
+        raise TypeError
     return Figure(named, *(None if path is None else _nano(_at(entry, path)) for path in (balance.left, balance.used)))
 
 
@@ -185,7 +189,8 @@ class Balances:
         """What one host says; nothing where it does not, which is said once."""
         try:
             found = await _figures(host, account)
-        except (Trouble, Unreadable, UpstreamError, TimeoutError, OSError) as problem:
+        except (Trouble, UpstreamError, TimeoutError, OSError, ValueError) as problem:
+            # A ValueError: what cannot be read, or an address that is none.
             self._say(host.host, _why(problem))
             return []
         if host.host in self._failing:

@@ -26,7 +26,10 @@ _WEIGHT: Final = 8
 
 
 class State(NamedTuple):
-    """One deployment as it is now. `wait`: seconds until it may be asked again; `why` is "" while it may be asked."""
+    """One deployment as it is now. `wait`: seconds until it may be asked again; `why` is "" while it may be asked.
+
+    `failed`: whether an answer failed since the start; until then, `failing` is what is believed of any deployment.
+    """
 
     host: str
     model: str
@@ -38,6 +41,7 @@ class State(NamedTuple):
     failing: float
     first_token: float | None
     pace: float | None
+    failed: bool
 
     @property
     def up(self) -> bool:
@@ -256,7 +260,8 @@ class Health:
             why = whole.barred(at) or gate.barred(at) or ""
             wait = max(whole.wait(at), gate.wait(at))
             mood = whole.mood if whole.shut else gate.mood
-            yield State(place.host, place.model, mood, why, wait, gate.open, gate.allowed, place.failing(at), place.first_token, place.pace)
+            open, failing, failed = gate.open, place.failing(at), place.failed > 0
+            yield State(place.host, place.model, mood, why, wait, open, gate.allowed, failing, place.first_token, place.pace, failed)
 
     def _place(self, deployment: Deployment) -> _Place:
         place = self._places.get(deployment.name)

@@ -48,6 +48,7 @@ class PolicyStore:
                 return False
             if loaded.digest != self.current.digest:
                 log.info("policies %s in force, before %s", loaded.digest, self.current.digest)
+                _warn_of_refused(self.current, loaded)
                 self.current = loaded
                 self.loaded_at = self._clock.now()
             elif self.error is not None:
@@ -66,6 +67,15 @@ class PolicyStore:
             if now != seen:
                 seen = now
                 await asyncio.to_thread(self.reload)
+
+
+def _warn_of_refused(before: Policies, now: Policies) -> None:
+    """Who is refused everything from now on: whoever has no file where others have one."""
+    if now.teams and not before.teams:
+        names = ", ".join(sorted(now.teams))
+        log.warning("policies/teams/ has its first file: only %s is served now, and every other team is refused until it has one", names)
+    elif now.teams and (gone := sorted(before.teams.keys() - now.teams.keys())):
+        log.warning("refused from now on, because they have no file in policies/teams/ any more: %s", ", ".join(gone))
 
 
 def _look(folder: Path) -> tuple[str, tuple[str, ...]]:

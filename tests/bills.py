@@ -66,6 +66,7 @@ class Month:
         assert call.ours is not None
         rates, card, window = self.rates(call.model, call.at)
         parts = charge(rates, *call.ours)
+        worst = parts.total or charge(rates, *(call.theirs or (0, 0, 0))).total
         expired = call.stopped == "expired"
         billed: Billed = "none" if call.ours == (0, 0, 0) else "known" if call.sources == TOLD and not expired else "possible"
         attempt = Attempt("deepseek", call.model, call.status, billed, parts.total)
@@ -74,7 +75,7 @@ class Month:
             id=f"req-{number}", team=call.team, key=f"{call.team}-1", route="chat", host="deepseek", model=call.model, contract="c",
             edits=(), usage=usage, currency="USD", nano=parts.total, parts=None if usage is None else parts, card=card,
             window="" if expired else window, policies="p", started=call.at - timedelta(seconds=call.lasted), ended=call.at,
-            status=call.status, stopped=call.stopped, attempts=(attempt,), expected_nano=parts.total, worst_nano=4 * parts.total,
+            status=call.status, stopped=call.stopped, attempts=(attempt,), expected_nano=parts.total, worst_nano=4 * worst,
         )  # fmt: skip
 
     def billed(self) -> dict[tuple[date, str, tuple[str, str]], list[Call]]:

@@ -90,3 +90,9 @@ def test_it_ends_well_and_leaves_a_ledger(tmp_path: Path) -> None:
         assert running.row(headers["x-request-id"])["status"] == "ok"
         assert running.close() == 0
     assert running.ledger.exists()
+
+
+def test_what_lies_in_data_only_its_owner_may_read(live: LiveGateway) -> None:
+    files = [path for path in live.ledger.parent.rglob("*") if path.is_file()]
+    assert {"ledger.db", "ledger.db-wal"} <= {path.name for path in files}
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.ledger.backup import BackupError, backup, restore
+from gateway.ledger.backup import BackupError, backup, check, restore
 from gateway.ledger.spool import waiting
 from gateway.ledger.sqlite import VERSION
 from gateway.ledger.verify import verify
@@ -92,6 +92,25 @@ async def test_a_backup_is_one_instant_of_a_ledger_that_is_being_written(tmp_pat
         backup(path, tmp_path / "data" / "spool", tmp_path / "b")
 
 
+async def test_two_at_once_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, spool = tmp_path / "data" / "ledger.db", tmp_path / "data" / "spool"
+    await charges(path, "r1")
+    refused: list[str] = []
+
+    def meanwhile(copy: Path) -> list[str]:
+        for other in (lambda: backup(path, spool, tmp_path / "b"), lambda: restore(tmp_path / "a", copy, spool, force=True)):
+            with pytest.raises(BackupError, match="another backup or restore writes into") as caught:
+                other()
+            refused.append(str(caught.value))
+        return verify(copy)
+
+    backup(path, spool, tmp_path / "a")
+    monkeypatch.setattr("gateway.ledger.backup.verify", meanwhile)
+    backup(path, spool, tmp_path / "b")
+    assert len(refused) == 2
+    assert check(tmp_path / "b").totals[0].requests == 1
+
+
 async def test_what_waits_in_the_spool_is_in_it_and_lands_where_it_is_restored(tmp_path: Path) -> None:
     path, spool = tmp_path / "data" / "ledger.db", tmp_path / "data" / "spool"
     ledger = Embedded(path, patience=0.05, within=0.05)
@@ -114,6 +133,9 @@ async def test_what_waits_in_the_spool_is_in_it_and_lands_where_it_is_restored(t
         await asyncio.to_thread(restore, tmp_path / "b", new, tmp_path / "new" / "spool", force=True)
     again = Embedded(new)
     await again.start()
+    with pytest.raises(BackupError, match="in use"):
+        await asyncio.to_thread(restore, tmp_path / "b", new, tmp_path / "another spool", force=True)
+    assert not (tmp_path / "another spool").exists(), "nothing was put back"
     await eventually(lambda: not again.unsettled)
     assert sorted(row.nano for row in await again.requests(9)) == [7, 7, 7]
     assert await again.verify() == []

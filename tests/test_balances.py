@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +36,7 @@ ANSWERS: dict[str, tuple[Balance, bytes, list[Figure] | None]] = {
     "no number": (DEEPSEEK, b'{"balance_infos":[{"currency":"USD","total_balance":"much"}]}', None),
     "not finite": (DEEPSEEK, b'{"balance_infos":[{"currency":"USD","total_balance":"Infinity"}]}', None),
     "an attack": (DEEPSEEK, b'{"balance_infos":[{"currency":"USD","total_balance":"1e99999999"}]}', None),
+    "no currency": (DEEPSEEK, b'{"balance_infos":[{"currency":["USD"],"total_balance":"1"}]}', None),
     "true": (OPENROUTER, b'{"data":{"limit_remaining":true,"usage":1}}', None),
     "deep": (DEEPSEEK, b"[" * 100_000, None),
     "no json": (DEEPSEEK, b"<html>", None),
@@ -179,3 +181,32 @@ async def test_a_refused_key_is_an_answer_that_says_nothing(caplog: pytest.LogCa
         assert balances.samples() == {"faregate_host_balance": [], "faregate_balance_gap": []}
         assert "status 401" in caplog.text
         assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "address"),
+    [
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", ""),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", ""),
+        (b"", f"http://{'a' * 80}.example"),
+        (b"", "http://127.0.0.1:99999"),
+    ],
+    ids=["another protocol", "another place", "no name", "no port"],
+)
+async def test_no_answer_ends_the_watch(answer: bytes, address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    account = Account("deepseek", address or f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "USD", key=SECRET)
+
+    async def spent(_start: datetime, _end: datetime) -> Mapping[tuple[str, str], int]:
+        return {}
+
+    balances = Balances(lambda: [(load(default_folder()).hosts["deepseek"], account)], spent, Times())
+    await balances.look()
+    server.close()
+    assert balances.left() == {}
+    assert "the balance at deepseek is not known" in caplog.text and SECRET not in caplog.text

@@ -78,6 +78,24 @@ def test_serve_explains_what_it_cannot_use(tmp_path: Path, case: str) -> None:
     assert "secret" not in err
 
 
+def test_serve_makes_nothing_beside_keys_of_another_pepper(tmp_path: Path) -> None:
+    """A folder that was restored without its pepper: what was made there would be taken for it."""
+    data = tmp_path / "data"
+    own = {"FAREGATE_DATA": str(data)}
+    assert run("keys", "create", "--team", "search", folder=tmp_path, **own)[0] == 0
+    (data / "key-pepper").rename(tmp_path / "kept")
+    before = sorted(data.iterdir())
+    for words in (("serve",), ("keys", "list")):
+        code, out, err = run(*words, folder=tmp_path, **own)
+        assert (code, out) == (2, "") and f"{data / 'key-pepper'} is not there" in err
+        assert sorted(data.iterdir()) == before
+    code, _, err = run("serve", folder=tmp_path, FAREGATE_KEY_PEPPER="f" * 64, **own)
+    assert code == 2 and "made with another pepper" in err and sorted(data.iterdir()) == before
+    (tmp_path / "kept").rename(data / "key-pepper")
+    code, out, _ = run("keys", "list", folder=tmp_path, **own)
+    assert code == 0 and "search" in out
+
+
 def test_emulate_says_where_it_is_and_ends_well(tmp_path: Path) -> None:
     command_line = [sys.executable, "-m", "gateway", "emulate", "--host", "novita", "--vocabulary", "fast"]
     process = Process(command_line, environment(), tmp_path / "emulator.log")

@@ -105,9 +105,12 @@ def test_amounts_of_a_column_have_the_same_digits() -> None:
 
 @pytest.mark.parametrize(
     ("part", "whole", "said"),
-    [(0, 0, "\u2013"), (1, 3, "33.3 %"), (999_999, 1_000_000, "99.9 %"), (1, 1, "100.0 %"), (3845, 1000, "384.5 %"), (0, 7, "0.0 %")],
+    [
+        (0, 0, "\u2013"), (1, 3, "33.3 %"), (999_999, 1_000_000, "99.9 %"), (1, 1, "100.0 %"), (3845, 1000, "384.5 %"), (0, 7, "0.0 %"),
+        (4015, 10_000, "40.2 %"), (4014, 10_000, "40.1 %"), (1, 1_000_000, "0.1 %"), (-1, 3, "-33.3 %"), (5, -1, "\u2013"),
+    ],  # fmt: skip
 )
-def test_a_share_is_never_rounded_up_to_all(part: int, whole: int, said: str) -> None:
+def test_a_share_is_rounded_as_spend_rounds_it_and_never_to_all_or_nothing(part: int, whole: int, said: str) -> None:
     assert share(part, whole) == said
 
 
@@ -690,7 +693,7 @@ async def test_hostile_names_stay_names(rooms: Rooms) -> None:
     await rooms.keep(replace(row, id=f"evil{EVIL[:20]}"))
     rooms.book.error = f"{EVIL}:3: {EVIL} Hint: {EVIL}\n{EVIL}"
     rooms.ready = {"ready": False, "policies_error": EVIL, "keys_error": EVIL, "clock": {"set": EVIL}}
-    one = {"model": EVIL, "up": False, "why": EVIL, "requests": 1, "limit": 2, "failing": 0.5, "first_token": 1.0, "pace": 2.0}
+    one = {"model": EVIL, "up": False, "why": EVIL, "requests": 1, "limit": 2, "failing": 0.5, "failed": True, "first_token": 1.0, "pace": 2.0}
     rooms.hosts = [
         {"host": EVIL, "configured": True, "needs": None, "currency": EVIL, "models": [EVIL], "alarms": [EVIL],
          "deployments": [{**one, "hit_rate_fell": {"from": 0.9, "to": 0.1}}], "replicas": [{"url": EVIL, **one}]},

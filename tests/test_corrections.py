@@ -9,11 +9,16 @@ from fractions import Fraction
 import pytest
 from msgspec.structs import replace
 
+from gateway.cli import CommandError
+from gateway.commands.reconcile import _apply
 from gateway.errors import BudgetExceeded
 from gateway.ledger.corrections import wanted
 from gateway.ledger.port import CorrectionError, Store, same_currency
 from gateway.ledger.sqlite import SqliteStore
 from gateway.outcome import BudgetState, Claim, Correction, Counted
+from gateway.policies import default_folder
+from gateway.policies import load as load_policies
+from gateway.settings import load
 from tests.ledgers import AT, HOLD
 from tests.stores import DAY, LEASE, Place, charged
 
@@ -112,6 +117,18 @@ class TestCorrections:
         await store.correct([in_yuan, replace(in_yuan, id="less", nano=-10)], lambda *_: Fraction(1, 7))
 
         assert [one.counted[0].nano for one in await store.corrections(AT, AT + timedelta(1))] == [2, -1]
+
+    async def test_a_reconciliation_without_a_rate_appends_nothing(self, store: Store, place: Place) -> None:
+        """Not even what stands before it: a part of a cell would be charged to some of its teams only."""
+        await charge(store, 400, MONTH)
+        settings = load({"FAREGATE_LEDGER": f"sqlite:///{place.url}" if "://" not in place.url else place.url}, None)
+        shipped, given = load_policies(default_folder()), [replace(BILLED, id="c0", team="chat"), BILLED]
+        with pytest.raises(CommandError, match=r"^nothing was appended: .* has no rate between them"):
+            await _apply(settings, shipped, given)
+        assert await store.corrections(AT, AT + timedelta(1)) == []
+        with pytest.raises(CommandError, match=r"^what stands before it was appended, and the rest not: .* with other contents"):
+            await _apply(settings, shipped, [given[0], replace(given[0], nano=9)])
+        assert [one.id for one in await store.corrections(AT, AT + timedelta(1))] == ["c0"]
 
     async def test_what_goes_beyond_a_limit_is_an_overrun_and_the_next_hold_is_refused(self, store: Store) -> None:
         await charge(store, 400, DAY)

@@ -404,7 +404,7 @@ STORES: dict[str, tuple[Callable[[Path], None], tuple[str, str, str, str]]] = {
     "no database": (broken, ("ledger", "ledger.db", "failure", "restore")),
     "a charge that was changed": (sql("UPDATE request SET nano = nano + 1"), ("ledger", "invariants", "failure", "do not sum")),
     "another pepper": (pepper, ("callers", "pepper", "failure", "all are refused")),
-    "charges in the spool": (spooled, ("spool", "spool", "warning", "1 records wait")),
+    "charges in the spool": (spooled, ("spool", "spool", "warning", "1 record waits")),
 }
 
 

@@ -302,6 +302,8 @@ def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, capsys: pyte
     assert (code, printed, len(err.splitlines())) == (2, "", 1)
     assert "the requests of 2026-11 are archived" in err
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db"]
+    assert said(capsys, *words[:-2])[:2] == (2, ""), "standard output takes nothing back"
+    assert said(capsys, *words[:-3], "sqlite:////no/such/ledger.db")[:2] == (2, "")
 
 
 @pytest.mark.parametrize(
@@ -312,6 +314,7 @@ def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, capsys: pyte
         (["--month", "2026-11", "--zone", "Asia/Bejing"], "Asia/Bejing"),
         (["--month", "2026-11", "--with", "colour"], "'colour' is not one of key, route"),
         (["--month", "2026-11", "--out", "/no/such/folder/x.csv"], "Name another file"),
+        (["--month", "2026-11", "--out", "/tmp"], "/tmp is there, and no file"),
         (["--month", "2026-11", "--focus-version", "1.4"], "invalid choice"),
         (["--month", "2026-11", "--ledger", "sqlite:////no/such/ledger.db"], "there is no ledger"),
     ],

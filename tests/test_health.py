@@ -479,6 +479,7 @@ def test_the_view_says_of_each_what_it_may() -> None:
     shut, well = health.states(T)
     assert (shut.host, shut.model, shut.up, shut.mood, shut.wait) == ("there", "m", False, "open", FIRST_REST)
     assert (well.model, well.up, well.mood, well.why, well.limit, well.open) == ("other", True, "closed", "", 7, 0)
+    assert (shut.failed, well.failed) == (True, False)
     begun(health, T + FIRST_REST)
     assert [state.mood for state in health.states(T + FIRST_REST)] == ["trial", "closed"]
 

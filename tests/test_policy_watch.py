@@ -98,6 +98,24 @@ def test_a_bad_folder_changes_nothing_and_is_said_until_it_is_mended(folder: Pat
     assert (store.error, "is right again" in caplog.text) == (None, True)
 
 
+def test_who_is_refused_from_now_on_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, teams = PolicyStore(folder, ManualClock()), folder / "teams"
+
+    def said(after: Callable[[], object]) -> list[str]:
+        caplog.clear()
+        after()
+        assert store.reload()
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    teams.mkdir(exist_ok=True)
+    (first,) = said(lambda: (teams / "search.yaml").write_text("team: search\nroutes: ['*']\n"))
+    assert "only search is served now" in first
+    assert said(lambda: (teams / "ads.yaml").write_text("team: ads\nroutes: ['*']\n")) == []
+    (gone,) = said((teams / "ads.yaml").unlink)
+    assert gone.endswith("any more: ads")
+    assert said((teams / "search.yaml").unlink) == []
+
+
 def test_a_folder_that_went_away_changes_nothing(folder: Path) -> None:
     store = PolicyStore(folder, ManualClock())
     before = store.current

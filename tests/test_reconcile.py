@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from gateway.money import MILLION, Rates, decimal_text
+from gateway.money import MILLION, NANO, Rates, decimal_text
 from gateway.outcome import Attempt, Correction, LedgerRow
 from gateway.policies import Policies, default_folder, load
 from gateway.reconcile.bills import Bill, BillKey, BillLine, ExportError, filled, joined
@@ -382,6 +383,21 @@ def test_an_amount_for_the_same_tokens_at_a_host_without_prices_is_a_price_chang
     assert told(month, read("g", record.format("0.00826", 2001).encode())) == {"unexplained"}
 
 
+def test_one_failed_attempt_does_not_pay_for_all_the_traffic_of_a_day(policies: Policies) -> None:
+    """Without a count of requests, what it took for free is no more than it could have cost."""
+    failed = Call(at("3 12:00"), PRO, (0, 0, 0), (0, 1200, 300), status="upstream_error")
+    usual = Call(at("3 11:00"), PRO, (0, 500, 500), (0, 500, 500))
+    month = Month(policies, [failed, usual, Call(at("3 13:00"), PRO, None, (0, 9_000_000, 1_000_000))])
+    text = "".join(line for line in month.amounts().splitlines(keepends=True) if "request_count" not in line)
+    found, _ = findings(month, text=text)
+    adds_up(found)
+    sums: dict[str, int] = {}
+    for part in (part for each in found for part in each.parts):
+        sums[part.reason] = sums.get(part.reason, 0) + part.nano
+    assert 0 < sums["taken_as_free"] <= month.rows()[0].worst_nano
+    assert sums["other_traffic"] > 1000 * sums["taken_as_free"]
+
+
 # --- corrections ------------------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +530,20 @@ def test_a_line_of_the_export_is_tokens_at_a_price() -> None:
     assert line == BillLine(day_of(date(2026, 11, 3), BEIJING), "u", PRO, BillKey("main", "sk-1***9"), "output", OFF_OUT, 1000, 1_980_000)
 
 
+@pytest.mark.parametrize(("other", "step"), [("0.0000001", 100), ("2", NANO // 100), ("1e3", NANO // 100)])
+def test_zeros_that_a_cost_leaves_out_do_not_make_it_coarse(other: str, step: int) -> None:
+    """A whole dollar is one to the cent: what it is off by is no rounding."""
+    head = "user_id,utc_date,model,wallet_type,cost,currency\n"
+    found = read("c.csv", f"{head}u,2026-11-03,m,GRANTED,1,USD\nu,2026-11-04,m,GRANTED,{other},USD\n".encode())
+    assert [total.step for total in found.totals] == [step, step]
+
+
+def test_a_silent_day_of_25_hours_is_one_day() -> None:
+    zone = ZoneInfo("America/New_York")
+    days = tuple(day_of(date(2026, 11, 1) + timedelta(number), zone) for number in range(-1, 2))
+    assert filled((days[0], days[2])) == days
+
+
 def test_a_day_may_be_ended_by_its_last_second() -> None:
     (line,) = read("a.csv", (HEAD + GOOD.replace("2026-11-04T00:00:00", "2026-11-03T23:59:59")).encode()).lines
     assert line.span == day_of(date(2026, 11, 3), BEIJING)
@@ -521,7 +551,7 @@ def test_a_day_may_be_ended_by_its_last_second() -> None:
 
 def test_the_wallets_of_a_day_are_one_total() -> None:
     (total,) = read("cost-2026-11.csv", COST.encode()).totals
-    assert (total.nano, total.currency, total.step) == (1_255_000_000, "USD", 11_000_000)
+    assert (total.nano, total.currency, total.step) == (1_255_000_000, "USD", 2_000_000)
 
 
 def test_both_files_come_in_one_zip() -> None:
@@ -553,6 +583,7 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
     "no price": (swap("0.00000198", ""), "f, line 2, column price: '' is not a number."),
     "too fine a price": (swap("0.00000198", "0.0000000000000001"), "f, line 2, column price: '0.0000000000000001' is finer than"),
     "an unknown type": (swap("output_tokens", "video_tokens"), "f, line 2, column type: 'video_tokens' is none of input_cache_hit_tokens"),
+    "the end of time": (swap("2026-11-04T00:00:00+08:00", "9999-12-31T23:59:59-08:00"), "f, line 2, column start_time_iso: "),
     "no date": (swap("2026-11-03T00:00:00+08:00", "yesterday"), "f, line 2, column start_time_iso: 'yesterday' is not an instant such as"),
     "no zone": (swap("2026-11-03T00:00:00+08:00", "2026-11-03T00:00:00"), "column start_time_iso: '2026-11-03T00:00:00' has no time zone."),
     "an end before its start": (

@@ -33,7 +33,7 @@ from gateway.reports.chart import bars, svg
 from gateway.reports.periods import Period, PeriodError, Slice, between, instant, last, month, today, zone_of
 from gateway.reports.spending import BY, By, Group, Spending, by_of, tariffs
 from gateway.reports.tallies import Sums, Three, lines_of, shared_out
-from gateway.reports.writing import csv_text, hit_share, report_json, table
+from gateway.reports.writing import csv_text, hit_share, per_cent, report_json, table
 from tests.ledgers import HOLD, ROW
 from tests.stores import LEASE, Place, charged
 from tests.tallied import START, Maker, file_of
@@ -135,10 +135,14 @@ def test_periods_are_what_they_are_called() -> None:
     [
         (lambda: month("2026-13", UTC_ZONE), "Write it as 2026-11."),
         (lambda: month("november", UTC_ZONE), "Write it as 2026-11."),
+        (lambda: month("0001-01", ZoneInfo("Asia/Shanghai")), "Write it as 2026-11."),
         (lambda: last("7x", NOW, UTC_ZONE), "Write it as 24h, 7d or 4w."),
         (lambda: last("0d", NOW, UTC_ZONE), "Write it as 24h, 7d or 4w."),
         (lambda: instant("2026-02-30", UTC_ZONE), "is no instant"),
         (lambda: instant("2026-11-20T02:00:00", UTC_ZONE), "has no time zone"),
+        (lambda: between("2026-11-20", "2026-11-20", NOW, UTC_ZONE), "2026-11-20 is not after 2026-11-20, so nothing lies between"),
+        (lambda: between(None, "2026-01-01", NOW, UTC_ZONE), "2026-01-01 is not after the last midnight"),
+        (lambda: between("2036-01-01", None, NOW, UTC_ZONE), "now is not after 2036-01-01"),
         (lambda: zone_of("Asia/Bejing"), "not an IANA time zone"),
         (lambda: by_of("team,colour"), "cannot group by 'colour': choose of day, hour, team"),
         (lambda: by_of("team,team"), "twice"),
@@ -356,6 +360,20 @@ def test_what_is_left_of_an_archived_month_is_a_line_or_a_note() -> None:
         assert report.lines() == []
         assert report.notes == ["requests of 2026-11 (UTC) are archived: what of them belongs here is not counted"]
     assert "archived" in table(inside) and "are archived" in table(part)
+    assert "0.00000014" in svg(report_of_archived("team")) and "<svg" in svg(inside)
+    assert "are archived" in svg(part)
+
+
+def report_of_archived(by: str) -> Spending:
+    report = report_of(file_of([]), by)
+    report.archive([Closed("2026-11", "ads", "USD", 140, 6, 20)])
+    return report
+
+
+def test_no_name_is_a_formula_to_a_sheet() -> None:
+    report = report_of(file_of([]), "team,model,host", corrections=[replace(CORRECTION, team="=cmd()", model="@SUM(1)", host="-1+1")])
+    (line,) = list(csv.reader(list(csv_text(report))[1:]))
+    assert line[:6] == ["'=cmd()", "'@SUM(1)", "'-1+1", "correction", "USD", "-0.000000007"]
 
 
 # The stores
@@ -482,3 +500,23 @@ def test_bars_are_as_long_as_what_they_show() -> None:
     assert lines["little"] == ["▏", "0.000000001"]
     assert lines["none"] == ["0"]
     assert "nothing was charged" in bars(report_of(file_of([]), "team"))
+
+
+def test_a_bar_without_a_name_says_what_it_is() -> None:
+    """A correction of a whole bill names nobody; a charge without a price card has no card."""
+    rows = [charged("r1", 5 * NANO, team="ads", host="deepseek", card="", attempts=())]
+    bill = replace(CORRECTION, id="c2", team="", host="", nano=NANO)
+    drawn = bars(report_of(file_of(rows), "team,host", corrections=(bill, replace(bill, id="c3", team="ads", nano=2 * NANO))))
+    assert [line.split("  ")[0] for line in drawn.splitlines()[1:]] == ["ads deepseek", "ads corrections", "corrections"]
+    assert "(none)" not in drawn and ">corrections<" in svg(report_of(file_of(rows), "team", corrections=(bill,)))
+    assert ">corrections<" in svg(report_of(file_of(rows), "day,team", corrections=(bill,)))
+    assert "archived" in bars(report_of_archived("day"))
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 7, "0.0"), (7, 7, "100.0"), (4015, 10_000, "40.2"), (4014, 10_000, "40.1"), (1, 10**9, "0.1"), (10**9 - 1, 10**9, "99.9"),
+     (8, 7, "114.3"), (-1, 3, "-33.3"), (-1, 10**9, "-0.1")],
+)  # fmt: skip
+def test_only_all_is_a_hundred_per_cent_and_only_nothing_is_none(part: int, whole: int, text: str) -> None:
+    assert per_cent(part, whole) == text

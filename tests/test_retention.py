@@ -15,6 +15,7 @@ from fractions import Fraction
 from glob import glob
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -23,10 +24,15 @@ from msgspec.structs import replace
 from gateway.errors import AlreadyDone, IdempotencyMismatch, LedgerUnavailable
 from gateway.ledger import archive
 from gateway.ledger.archive import ArchiveError, Charge
+from gateway.ledger.gathering import gather
 from gateway.ledger.port import Closed, Event, HoldError, Store
 from gateway.ledger.retention import cutoff
 from gateway.ledger.spool import Record, leave
 from gateway.outcome import Attempt, Claim, Correction, Grant, Hold, Idempotency, LedgerRow
+from gateway.policies import default_folder, load
+from gateway.reports.periods import Period
+from gateway.reports.spending import Spending, tariffs
+from gateway.reports.tallies import Question, Take
 from tests.dying import NOW, Watched, retained, shelf_at
 from tests.ledgers import AT, HOLD, RELEASED, ROW, Embedded, eventually
 from tests.stores import LEASE, Place, SqlitePlace, charged
@@ -134,6 +140,7 @@ class TestRetention:
         ]
         assert await store.closed(day("2025-09-30"), day("2025-10-01"), "chat") == [Closed("2025-09", "chat", "USD", 102, 1, 0)]
         assert await store.closed(day("2025-10-01"), LATER) == []
+        assert await store.closed(datetime(300, 1, 1, tzinfo=UTC), LATER) == await store.closed(LONG_AGO, LATER)
         assert await store.request("r1") is None and await store.request("r4") == cost("r4", OLD["r4"], 104)
         assert await clean_up(place, tmp_path / "a") == []
 
@@ -235,6 +242,22 @@ class TestRetention:
         else:
             assert isinstance(await store.hold(third, "me", LEASE), Grant)
             assert await place.look("SELECT count(*) FROM gone WHERE idem IS NOT NULL") == [(0,)]
+
+    @pytest.mark.parametrize("archived", [True, False])
+    async def test_a_hold_that_is_forced_takes_a_key_that_was_given_back(
+        self, store: Store, place: Place, tmp_path: Path, archived: bool
+    ) -> None:
+        """What was charged while the ledger could not be asked is not charged again with its key."""
+        first = replace(asks("first", day("2025-08-03")), idempotency=Idempotency("K", "body"))
+        await store.hold(first, "me", LEASE)
+        await store.finish("release", replace(RELEASED, id="first", ended=day("2025-08-03")))
+        if archived:
+            await clean_up(place, tmp_path)
+        await asyncio.gather(*(store.hold(replace(first, id=f"r{n}", started=NOW), "me", LEASE, forced=True) for n in range(2)))
+        for number in range(2):
+            assert await store.finish("settle", cost(f"r{number}", NOW, 5))
+        with pytest.raises(AlreadyDone, match="answered as r"):
+            await store.hold(replace(first, id="next", started=NOW), "me", LEASE)
 
     async def test_what_changes_after_it_was_written_stays_for_the_next_part(self, store: Store, place: Place, tmp_path: Path) -> None:
         await filled(store)
@@ -347,6 +370,25 @@ class TestRetention:
         months = await retained(Watched(shelf_at(place.url), lambda step, _: second() if step == "begin" else None), tmp_path)
         assert len(months) == 2
 
+    async def test_no_report_counts_twice_what_leaves_meanwhile(self, store: Store, place: Place, tmp_path: Path) -> None:
+        await filled(store)
+
+        class Meanwhile:
+            corrections, closed = store.corrections, store.closed
+
+            async def tally(self, question: Question, take: Take) -> None:
+                await store.tally(question, take)
+                await clean_up(place, tmp_path)
+
+        def report(month: str) -> Spending:
+            return Spending(("team",), Period(day(month), day("2025-10-01"), ZoneInfo("UTC")), {}, tariffs(load(default_folder())))
+
+        with pytest.raises(LedgerUnavailable, match="are being archived just now"):
+            await gather(Meanwhile(), report("2025-08-01"))
+        again = report("2025-08-01")
+        await gather(store, again)
+        assert sum(line.group.nano for line in again.lines() if line.kind != "correction") == 701 + 102 + 103
+
     async def test_gateways_go_on_meanwhile(self, store: Store, place: Place, tmp_path: Path) -> None:
         """Requests are held and settled, and old ones expire, while hundreds leave in many transactions."""
         await asyncio.gather(*(store.hold(asks(f"o{n}", OLD["r1"]), "me", LEASE) for n in range(300)))
@@ -372,6 +414,7 @@ def _with(file: Path, content: bytes) -> Path:
     ("now", "keep", "first"),
     [
         (NOW, 13, "2025-10-01"),
+        (NOW, 99_999, "0001-01-01"),
         (datetime(2026, 12, 31, 23, 59, tzinfo=UTC), 11, "2026-01-01"),
         (datetime(2026, 12, 31, 23, 59, tzinfo=UTC), 12, "2025-12-01"),
         (datetime(2027, 1, 1, 0, 0, tzinfo=UTC), 1, "2026-12-01"),

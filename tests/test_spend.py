@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
+import apsw
 import pytest
 
 from gateway.money import decimal_text
@@ -134,11 +135,34 @@ def test_pictures_are_drawn_in_the_terminal_and_into_a_file(address: str, capsys
     words = ["spend", "--by", "day,team", "--month", "2026-11", "--ledger", address, "--chart"]
     code, out, _ = said(capsys, *words)
     assert (code, "█" in out, "2026-11-02 ads" in out) == (0, True, True)
-    code, out, _ = said(capsys, *words, str(tmp_path / "spend.svg"))
-    assert code == 0 and out.startswith("day ")
+    code, out, err = said(capsys, *words, str(tmp_path / "spend.svg"))
+    assert code == 0 and out.startswith("day ") and err == f"faregate: the picture is in {tmp_path / 'spend.svg'}\n"
     assert ElementTree.parse(tmp_path / "spend.svg").getroot().get("aria-label") == "Spend by day, team"
     code, out, _ = said(capsys, "spend", "--csv", "--ledger", address, "--last", "3w")
     assert out.splitlines()[0].startswith("team,kind,currency,spent,")
+
+
+def test_what_is_not_counted_is_said_beside_the_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A month of UTC that is archived cannot be cut at midnight in Beijing."""
+    db = file_of([], str(tmp_path / "ledger.db"))
+    db.execute("INSERT INTO closed VALUES ('2025-09', 'search', 'USD', 103, 1, 0)")
+    db.close()
+    words = ["spend", "--month", "2025-09", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--csv"]
+    assert said(capsys, *words)[1].splitlines()[1].startswith("search,archived,USD,0.000000103,")
+    code, out, err = said(capsys, *words, "--zone", "Asia/Shanghai")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err == "faregate: requests of 2025-09 (UTC) are archived: what of them belongs here is not counted\n"
+
+
+def test_the_admin_api_says_what_is_not_counted(tmp_path: Path) -> None:
+    with LiveGateway(tmp_path, ("deepseek",), CLOCK) as gateway:
+        with apsw.Connection(str(gateway.ledger)) as db:
+            db.execute("INSERT INTO closed VALUES ('2025-09', 'search', 'USD', 103, 1, 0)")
+        for form in ("json", "csv"):
+            url = f"{gateway.admin_url}/admin/v1/spend?month=2025-09&zone=Asia/Shanghai&format={form}"
+            status, headers, _ = post(url, None, {"authorization": f"Bearer {ADMIN}"}, "GET")
+            assert status == 200
+            assert headers["x-faregate-notes"] == "requests of 2025-09 (UTC) are archived: what of them belongs here is not counted"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +175,8 @@ def test_pictures_are_drawn_in_the_terminal_and_into_a_file(address: str, capsys
         (["--from", "2026-11-20T02:00:00"], "--from or --to: '2026-11-20T02:00:00' has no time zone."),
         (["--today", "--to", "2026-11-20"], "--to belongs to --from."),
         (["--today", "--month", "2026-11"], "not allowed with argument"),
+        (["--chart", "--csv"], "--chart draws bars, and --csv prints data: pass one of them"),
+        (["--json", "--chart"], "--chart FILE.svg --json"),
         (["--chart", "spend.png"], "does not end in .svg"),
         (["--chart", "/no/such/folder/spend.svg"], "cannot be written"),
         (["--ledger", "sqlite:////no/such/ledger.db"], "there is no ledger at"),

@@ -41,7 +41,10 @@ def balances_json(host: str, left: Mapping[tuple[str, str], int]) -> list[dict[s
 
 
 def _deployment(state: State, fall: Fall | None) -> dict[str, Any]:
-    """`failing` is a part from 0 to 1, `first_token` seconds, `pace` tokens a second; null: not known yet, or nothing to say."""
+    """`failing` is a part from 0 to 1, a guess until one `failed`; `first_token` is seconds, `pace` tokens a second.
+
+    null: not known yet, or nothing to say.
+    """
     return {
         "model": state.model,
         "up": state.up,
@@ -49,6 +52,7 @@ def _deployment(state: State, fall: Fall | None) -> dict[str, Any]:
         "requests": state.open,
         "limit": state.limit,
         "failing": round(state.failing, 4),
+        "failed": state.failed,
         "first_token": None if state.first_token is None else round(state.first_token, 3),
         "pace": None if state.pace is None else round(state.pace, 1),
         "hit_rate_fell": None if fall is None else {"from": round(fall.before, 3), "to": round(fall.now, 3)},

@@ -15,7 +15,7 @@ from gateway.cli import CommandError
 from gateway.clock import instant_text
 from gateway.commands.folder import HELP as FOLDER_HELP
 from gateway.commands.folder import folder_of
-from gateway.commands.reading import HELP, ask, settings_with
+from gateway.commands.reading import HELP, Reader, ask, settings_with
 from gateway.focus.columns import DETAILS, VERSION
 from gateway.focus.lines import Export, FocusError
 from gateway.ledger.gathering import gather
@@ -52,14 +52,20 @@ def run(args: argparse.Namespace) -> int:
     prices = tariffs(load(folder_of(args.policies)))
     with _opened(args.out) as file:
         export = Export(period, prices, file.write, tuple(name for name in DETAILS if name in details), args.account)  # type: ignore[misc]
-        export.begin()
         try:
-            ask(settings, lambda reader: gather(reader, export))
+            ask(settings, lambda reader: _fill(reader, export))
         except FocusError as error:
             raise CommandError(str(error)) from None
     now = clock_for(settings.clock).now()
     _tell(args, export, _unfinished(period, now > period.end))
     return 0
+
+
+async def _fill(reader: Reader, export: Export) -> None:
+    """Standard output takes nothing back: what cannot be whole is refused before the first line."""
+    export.archive(await reader.closed(export.period.start, export.period.end))
+    export.begin()
+    await gather(reader, export)
 
 
 def _period(args: argparse.Namespace) -> Period:
@@ -78,15 +84,16 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
+    if path.exists() and not path.is_file():
+        raise CommandError(f"--out: {path} is there, and no file. Name another file, or leave --out away for standard output.")
     partial = path.with_name(path.name + ".part")
     try:
-        file = partial.open("w", encoding="utf-8", newline="")
-    except OSError as problem:
-        raise CommandError(f"--out: {path} cannot be written: {problem.strerror}. Name another file.") from None
-    try:
-        with file:
+        with partial.open("w", encoding="utf-8", newline="") as file:
             yield file
         os.replace(partial, path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise CommandError(f"--out: {path} cannot be written: {problem.strerror}. Name another file.") from None
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

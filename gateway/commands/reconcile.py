@@ -20,10 +20,11 @@ from gateway.commands.folder import folder_of
 from gateway.commands.reading import HELP, Reader, ask, instant_of, settings_with
 from gateway.errors import UpstreamError
 from gateway.ledger.corrections import wanted
+from gateway.ledger.gathering import settled
 from gateway.ledger.port import CorrectionError
 from gateway.outcome import Correction
 from gateway.policies import Policies, load
-from gateway.reconcile.bills import Bill, BillKey, ExportError, filled, joined
+from gateway.reconcile.bills import Bill, BillKey, ExportError, Span, filled, joined
 from gateway.reconcile.charges import Tariff, charges
 from gateway.reconcile.compare import Comparison, Table, margin, reach_of
 from gateway.reconcile.exports import read
@@ -32,6 +33,7 @@ from gateway.reconcile.reasons import Reason, explain
 from gateway.reconcile.report import Reconciled, correction_json, json_of, lines_of, text_of
 from gateway.reconciled import LastTime, Reconciliations
 from gateway.settings import Settings
+from gateway.timekeeping import clock_for
 from gateway.upstream.accounts import Account, UnusableKey, account_for
 
 EXAMPLE = "faregate reconcile usage_data_2026-11-01_2026-11-30.zip --propose corrections.json"
@@ -119,7 +121,7 @@ class _Asked(NamedTuple):
         owners = _pairs("--key-map", args.key_map)
         mine, more = _mine(bill, owners, _own_key(settings, policies, host))
         include = _included(args.include)
-        if settings.clock is None and bill.spans[-1].end > datetime.now(UTC):
+        if bill.spans[-1].end > clock_for(settings.clock).now():
             more = [*more, f"{bill.spans[-1].name} is not over yet there: what was billed since the export is missing in it"]
         bill = bill._replace(totals=tuple(total for total in bill.totals if total.currency == currency))
         edge = timedelta(seconds=max(0, args.edge))
@@ -131,7 +133,7 @@ class _Asked(NamedTuple):
         account = ",".join(filter(None, self.bill.accounts))
         proposed = proposals(findings, there, self.host, self.currency, account, self.include)
         return Reconciled(
-            self.host, self.currency, account, table, findings, proposed, self.include, self.owners, self.notes, applied
+            self.host, self.currency, account, table, findings, proposed, self.include, self.owners, self.notes, applied, there
         )  # fmt: skip
 
     async def _compare(self, reader: Reader) -> tuple[Table, list[Correction]]:
@@ -151,6 +153,7 @@ class _Asked(NamedTuple):
             if page.mark is None:
                 break
             page = await reader.page(around.start, around.end, None, page.mark, _PAGE)
+        await settled(reader, [], first, last)
         there = [one for one in await reader.corrections(first, last) if one.host == self.host and one.currency == self.currency]
         comparison.correct(there)
         return comparison.done(), there
@@ -175,8 +178,14 @@ def _instant(option: str, text: str | None, bill: Bill) -> datetime | None:
     found = instant_of(option, text, datetime.now(UTC))
     if len(text) != _DATE or not bill.spans:
         return found
-    first = bill.spans[0]
-    return first.start + (found.date() - date.fromisoformat(first.name))
+    # From the last day before it: days have 23 or 25 hours where the clocks change.
+    known = [span for span in bill.spans if span.name <= text] or bill.spans[:1]
+    return known[-1].start if known[-1].name == text else _days_after(known[-1], found.date())
+
+
+def _days_after(span: Span, day: date) -> datetime:
+    apart = day - date.fromisoformat(span.name)
+    return span.end + apart - timedelta(days=1) if apart > timedelta() else span.start + apart
 
 
 def _zone(name: str | None) -> tzinfo:

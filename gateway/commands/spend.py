@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.chart == "-" and (args.csv or args.json):
+        form = "--csv" if args.csv else "--json"
+        raise CommandError(f"--chart draws bars, and {form} prints data: pass one of them, or name a file: --chart FILE.svg {form}.")
     settings = settings_with(args.ledger)
     period = period_of(args, clock_for(settings.clock).now())
     try:
@@ -62,6 +65,7 @@ def _draw(file: Path, report: Spending) -> None:
         file.write_text(svg(report), "utf-8")
     except OSError as problem:
         raise CommandError(f"--chart: {file} cannot be written: {problem.strerror}. Name another file.") from None
+    print(f"faregate: the picture is in {file}", file=sys.stderr)
 
 
 def _show(args: argparse.Namespace, report: Spending) -> None:

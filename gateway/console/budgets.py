@@ -32,12 +32,13 @@ async def budgets(desk: Desk, _ask: Ask) -> Page:
     if not found:
         return Page("Budgets", "/budgets", join(title, _none(desk)), refresh=5)
     digits = places(nano for one in found for nano in (one.state.spent, one.state.held, one.state.left, one.state.limit))
-    rows = [_row(one, digits, now) for one in found]
+    after = places(one.forecast for one in found if one.forecast is not None)
+    rows = [_row(one, digits, after, now) for one in found]
     made = table("budgets", "Budgets of all teams", _COLUMNS, rows, hide_caption=True)
     return Page("Budgets", "/budgets", join(title, section("present", "Present periods", made)), refresh=5)
 
 
-def _row(one: Standing, digits: int, now: datetime) -> tuple[Cell, ...]:
+def _row(one: Standing, digits: int, after: int, now: datetime) -> tuple[Cell, ...]:
     state = one.state
     committed = state.spent + state.held
     return (
@@ -48,7 +49,7 @@ def _row(one: Standing, digits: int, now: datetime) -> tuple[Cell, ...]:
         Cell(amount(state.held, digits), state.held),
         Cell(amount(state.left if committed <= state.limit else state.limit - committed, digits), state.limit - committed),
         Cell(money(state.limit, state.currency, digits), state.limit),
-        Cell(NONE if one.forecast is None else _forecast(one.forecast, state.limit), one.forecast or 0),
+        Cell(NONE if one.forecast is None else _forecast(one.forecast, state.limit, after), one.forecast or 0),
         _resets(state.resets_at, now),
     )
 
@@ -85,11 +86,8 @@ def _use(one: Standing) -> Html:
     return tag("span", drawn, tag("span", text), class_="part wide")
 
 
-def _forecast(nano: int, limit: int) -> Html:
-    """To a cent: it is a guess."""
-    cent = 10**7
-    rounded = -(-nano // cent) * cent
-    return join(amount(rounded), " ", mark("too much", "warn") if nano > limit else None)
+def _forecast(nano: int, limit: int, digits: int) -> Html:
+    return join(amount(nano, digits), " ", mark("too much", "warn") if nano > limit else None)
 
 
 def _none(desk: Desk) -> Html:

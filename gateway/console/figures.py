@@ -9,6 +9,7 @@ from typing import Final
 from gateway.clock import instant_text
 from gateway.console.markup import Html, join, tag
 from gateway.money import NANO, decimal_text, exact_nano
+from gateway.reports.writing import per_cent
 
 # What stands where there is no figure: a dash.
 NONE: Final = "\u2013"
@@ -52,11 +53,8 @@ def count(number: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """A part in per cent, rounded down to a tenth, so that only the whole is 100 %; NONE of nothing."""
-    if whole <= 0:
-        return NONE
-    tenths = part * 1000 // whole
-    return f"{tenths // 10}.{tenths % 10} %"
+    """A part in per cent, rounded as `faregate spend` rounds it: only the whole is 100 %, only nothing 0 %; NONE of nothing."""
+    return f"{per_cent(part, whole)} %" if whole > 0 else NONE
 
 
 def percent(part: float) -> str:

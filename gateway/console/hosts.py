@@ -118,7 +118,7 @@ def _deployment(one: Mapping[str, Any]) -> Sequence[Cell | Html | str]:
         _state(one),
         Cell(str(one["requests"]), one["requests"]),
         NONE if one["limit"] is None else str(one["limit"]),
-        Cell(percent(one["failing"]), round(10_000 * one["failing"])),
+        Cell(percent(one["failing"]), round(10_000 * one["failing"])) if one["failed"] else Cell("none seen", -1),
         NONE if one["first_token"] is None else f"{one['first_token']:.2f} s",
         NONE if one["pace"] is None else f"{one['pace']:.0f}",
         "as before" if fell is None else mark(f"fell from {percent(fell['from'])} to {percent(fell['to'])}", "warn"),

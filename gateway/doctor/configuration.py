@@ -7,7 +7,7 @@ from datetime import UTC
 
 from gateway.app import check_hosts, on_postgres
 from gateway.clock import instant_text
-from gateway.doctor.findings import Finding, failure, ok, warning
+from gateway.doctor.findings import Finding, failure, many, ok, warning
 from gateway.doctor.patient import Patient
 from gateway.errors import PriceUnknown
 from gateway.routes import RouteTarget
@@ -58,8 +58,8 @@ def settings(patient: Patient) -> Iterator[Finding]:
 def policies(patient: Patient) -> Iterator[Finding]:
     """What `faregate check` warns of, in one line."""
     found = patient.policies
-    counts = f"{len(found.routes)} routes, {len(found.hosts)} hosts, {len(found.teams)} teams; digest {found.digest}"
-    yield ok("policies", str(patient.folder), counts, digest=found.digest)
+    counted = ", ".join((many(len(found.routes), "route"), many(len(found.hosts), "host"), many(len(found.teams), "team")))
+    yield ok("policies", str(patient.folder), f"{counted}; digest {found.digest}", digest=found.digest)
     teams = [text for text in found.warnings_at(patient.at) if text.startswith(("team ", "budget "))]
     for text in teams:
         said, _, hint = text.partition(" Hint: ")

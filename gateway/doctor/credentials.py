@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.doctor.findings import Finding, failure, ok, warning
+from gateway.doctor.findings import Finding, failure, many, ok, warning
 from gateway.doctor.patient import Patient
 from gateway.errors import UpstreamError
 from gateway.hosts import Host
@@ -65,7 +65,7 @@ def callers(patient: Patient) -> Iterator[Finding]:
             remedy = f"Write policies/teams/{team}.yaml, or take its key out of FAREGATE_KEYS."
             yield failure("callers", team, "has a key in FAREGATE_KEYS and no file in policies/teams/, so it is refused everything", remedy)
     if teams:
-        yield ok("callers", "FAREGATE_KEYS", f"{len(patient.settings.keys)} keys of {len(teams)} teams")
+        yield ok("callers", "FAREGATE_KEYS", f"{many(len(patient.settings.keys), 'key')} of {many(len(teams), 'team')}")
 
 
 def _read(key: str | KeyFile) -> str | None:

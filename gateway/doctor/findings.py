@@ -63,7 +63,7 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
         if one.remedy:
             yield f"{'':7}  {'':{wide}}  {'':{far}}  -> {one.remedy}"
     counts = Counter(one.state for one in findings)
-    yield f"{_many(counts['failure'], 'failure')}, {_many(counts['warning'], 'warning')}, {counts['ok']} ok"
+    yield f"{many(counts['failure'], 'failure')}, {many(counts['warning'], 'warning')}, {counts['ok']} ok"
 
 
 def worst(findings: Iterable[Finding]) -> State:
@@ -71,5 +71,6 @@ def worst(findings: Iterable[Finding]) -> State:
     return "failure" if "failure" in states else "warning" if "warning" in states else "ok"
 
 
-def _many(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
+    """A number of things: 1 key, 2 keys."""
     return f"{count} {what}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.doctor.patient import threaded
 
@@ -159,7 +159,7 @@ async def _asked(
             if not data:
                 break
             parser.feed_data(data)
-    except (HttpParserError, UnicodeEncodeError):
+    except (HttpParserError, HttpParserUpgrade, UnicodeEncodeError):
         raise strange from None
     except OSError as problem:
         remedy = "Try again; if it stays so, something between here and there cuts connections."

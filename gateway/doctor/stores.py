@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from gateway.app import ledger_file, on_postgres
-from gateway.doctor.findings import Finding, failure, ok, warning
+from gateway.doctor.findings import Finding, failure, many, ok, warning
 from gateway.doctor.patient import Patient, real_now, threaded
 from gateway.errors import LedgerUnavailable
 from gateway.keys.secret import Hasher
@@ -117,7 +117,7 @@ def _stored_keys(patient: Patient, db: apsw.Connection) -> Iterator[Finding]:
 def _nobody(patient: Patient, stored: int, usable: int) -> Iterator[Finding]:
     set_here = len(patient.settings.keys)
     if usable or set_here:
-        yield ok("callers", "stored", f"{usable} keys in use, of {stored} ever made", stored=stored, usable=usable)
+        yield ok("callers", "stored", f"{many(usable, 'key')} in use, of {stored} ever made", stored=stored, usable=usable)
     else:
         remedy = "Make one with `faregate keys create --team NAME`, or set FAREGATE_KEYS=team:key."
         yield failure("callers", "stored", "there is no key, so nobody could ask", remedy, stored=stored, usable=0)
@@ -251,7 +251,8 @@ def spool(patient: Patient) -> Iterator[Finding]:
         yield failure("spool", str(folder), f"{', '.join(unread)} cannot be read", remedy)
     if waiting:
         remedy = "Mend the ledger, and let a gateway run on this FAREGATE_DATA: it replays them by itself. Do not delete the folder."
-        yield warning("spool", str(folder), f"{waiting} records wait for the ledger", remedy, records=waiting)
+        text = f"{many(waiting, 'record')} {'waits' if waiting == 1 else 'wait'} for the ledger"
+        yield warning("spool", str(folder), text, remedy, records=waiting)
     elif not unread:
         yield ok("spool", str(folder), "is empty", records=0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,6 +9,7 @@ from typing import Final
 
 from gateway.clock import instant_text
 from gateway.money import MILLION, NANO
+from gateway.reports.writing import csv_row
 
 VERSION: Final = "1.2"
 STANDARD: Final = tuple(

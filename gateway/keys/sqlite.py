@@ -16,7 +16,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.keys.columns import COLUMNS, NAMES, SCHEMA_VERSION, keys_of, micros, tables, values
 from gateway.keys.port import Key, KeyProblem, NameTaken, PepperDiffers, Table
 from gateway.ledger.columns import microseconds
-from gateway.ledger.opening import keep_a_log
+from gateway.ledger.opening import keep_a_log, private_file
 
 T = TypeVar("T")
 PATIENCE_SECONDS: Final = 5.0
@@ -88,8 +88,30 @@ class SqliteKeys:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
+def stored_check(path: Path) -> bytes | None:
+    """What stands for the pepper of the keys in this file, which is left as it is; None where there is no key, or it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        # Not read-only: after a crash, SQLite must first bring the file's log into it.
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            db.pragma("query_only", True)
+            db.set_busy_timeout(round(PATIENCE_SECONDS * 1000))
+            if not db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'key_state'").get:
+                return None
+            found = db.execute("SELECT pepper_check FROM key_state WHERE EXISTS (SELECT 1 FROM key)").get
+            return None if found is None else bytes(found)
+        finally:
+            db.close()
+    except apsw.Error:
+        # Whoever opens it to use it says what is wrong with it.
+        return None
+
+
 def _open(path: Path, patience: float, check: bytes) -> apsw.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
+    private_file(path)
     db = apsw.Connection(str(path))
     try:
         db.set_busy_timeout(round(patience * 1000))

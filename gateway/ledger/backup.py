@@ -7,6 +7,7 @@ whole on the disk, so whoever dies in between leaves what was there as it was.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -71,8 +72,8 @@ def backup(path: Path, spooled: Path, to: Path) -> Manifest:
     if to.exists():
         raise BackupError(f"{to} is there already. Remedy: name a new folder, such as one with the date in its name")
     partial = to.with_name(to.name + ".partial")
-    with _said(to):
-        _make_anew(partial)
+    with _said(to), _alone(partial, 0o700):
+        _make_empty(partial)
         # The spool first: what leaves it meanwhile is in the ledger by then, and what is in both has its effect once.
         records = spool.waiting(spooled)
         _write(partial / SPOOL, "".join(f"{record}\n" for record in records).encode())
@@ -95,13 +96,25 @@ def backup(path: Path, spooled: Path, to: Path) -> Manifest:
     return manifest
 
 
-def _make_anew(partial: Path) -> None:
-    """An empty folder that nobody else may read; what a run left that ended before its time goes."""
-    if partial.exists():
-        for name in (SPOOL, MANIFEST, *(base + end for base in (LEDGER, _TRIAL) for end in ("", "-journal", "-wal", "-shm"))):
-            (partial / name).unlink(missing_ok=True)
-        partial.rmdir()
-    partial.mkdir(parents=True, mode=0o700)
+@contextmanager
+def _alone(folder: Path, mode: int = 0o777) -> Iterator[None]:
+    """No other run writes into the folder meanwhile, which is made where there is none."""
+    folder.mkdir(parents=True, mode=mode, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as problem:
+        raise BackupError(f"another backup or restore writes into {folder}. Remedy: wait for its end") from problem
+    finally:
+        os.close(descriptor)
+
+
+def _make_empty(partial: Path) -> None:
+    """A folder that nobody else may read; what a run left that ended before its time goes."""
+    for name in (SPOOL, MANIFEST, *(base + end for base in (LEDGER, _TRIAL) for end in ("", "-journal", "-wal", "-shm"))):
+        (partial / name).unlink(missing_ok=True)
+    partial.chmod(0o700)
 
 
 def _snapshot(path: Path, copy: Path) -> tuple[int, str, tuple[Total, ...]]:
@@ -154,13 +167,14 @@ def restore(folder: Path, path: Path, spooled: Path, *, force: bool = False) -> 
         raise BackupError(f"there is a ledger at {path}. Remedy: name another place, or pass --force, which keeps that one beside it")
     if spool.alive(spooled):
         raise BackupError(f"a gateway runs that spools into {spooled}. Remedy: stop it first")
-    with _said(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _said(path), _alone(path.parent):
         coming = path.with_name(path.name + ".restoring")
         problems = _bring_in(folder / LEDGER, coming)
         if problems and not force:
             coming.unlink()
             raise BackupError(f"the ledger in {folder} is not sound: {problems[0]}. Remedy: take an older backup, or pass --force")
+        if path.exists():
+            _close_for_all(path)
         # The spool first: a ledger that has its ends already takes them without effect.
         spool.leave(spooled, f"restored-{manifest.files[SPOOL][:16]}", (folder / SPOOL).read_text().splitlines())
         old = _put_aside(path)

@@ -49,7 +49,8 @@ def months(start: datetime, end: datetime) -> tuple[str, str]:
 
 
 def month_of(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m")
+    # Not strftime: it writes a year before 1000 with fewer digits, and months are compared as texts.
+    return at.astimezone(UTC).isoformat()[:7]
 
 
 def hold_columns(hold: Hold) -> Columns:

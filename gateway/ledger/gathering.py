@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from gateway.errors import LedgerUnavailable
 from gateway.ledger.port import Closed
 from gateway.outcome import Correction
 from gateway.reports.periods import Period, Slice
@@ -39,9 +40,17 @@ class Asked(Protocol):
 
 
 async def gather(ledger: Asked, report: Report) -> None:
-    """Everything that the ledger knows of the report's period; LedgerUnavailable where it cannot be asked."""
+    """Everything that the ledger knows of the report's period; LedgerUnavailable where it cannot be asked, or is being archived."""
     period, question = report.period, report.question
     team = question.only.get("team")
+    months = await ledger.closed(period.start, period.end, team)
     await ledger.tally(question, report.take)
     report.correct(await ledger.corrections(period.start, period.end, team))
-    report.archive(await ledger.closed(period.start, period.end, team))
+    await settled(ledger, months, period.start, period.end, team)
+    report.archive(months)
+
+
+async def settled(ledger: Asked, months: Sequence[Closed], start: datetime, end: datetime, team: str | None = None) -> None:
+    """LedgerUnavailable where requests have left for an archive since `months` was read: some would count twice, or not at all."""
+    if await ledger.closed(start, end, team) != months:
+        raise LedgerUnavailable("Requests of this time are being archived just now. Remedy: ask again when that is done.", retry_after=60)

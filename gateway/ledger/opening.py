@@ -12,6 +12,11 @@ import apsw
 _PAUSE_SECONDS: Final = 0.005
 
 
+def private_file(path: Path) -> None:
+    """The file is there; where it was not, only its owner can read it, and SQLite's files beside it are as closed as it is."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def keep_a_log(db: apsw.Connection, patience: float) -> None:
     """The file is in WAL mode; apsw.BusyError after `patience` seconds.
 

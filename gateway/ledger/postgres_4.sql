@@ -101,8 +101,14 @@ BEGIN
     after := replace(after, 'UPDATE hold SET idem = NULL WHERE rid = ANY (freed);',
         'UPDATE hold SET idem = NULL WHERE rid = ANY (freed);
         UPDATE gone SET idem = NULL, fingerprint = NULL WHERE rid = ANY (freed);');
+    -- A forced hold takes the key of a released request too: else the next request with it would be charged once more.
+    after := replace(after, 'new_keyed := new_keyed || (o.twin IS NULL OR NOT o.forced);
+                    IF o.twin IS NOT NULL AND NOT o.forced THEN',
+        'new_keyed := new_keyed || (o.twin IS NULL OR NOT o.forced OR (o.twin_state = ''released'' AND o.twin_fp = o.fp));
+                    IF o.twin IS NOT NULL AND (NOT o.forced OR (o.twin_state = ''released'' AND o.twin_fp = o.fp)) THEN');
     IF NOT (after LIKE '%past_self.rid) AS known%' AND after LIKE '%past_self.nano) AS h_nano%' AND after LIKE '%past_twin.rid) AS twin,%'
-            AND after LIKE '%LEFT JOIN gone past_self%' AND after LIKE '%UPDATE gone SET idem = NULL%') THEN
+            AND after LIKE '%LEFT JOIN gone past_self%' AND after LIKE '%UPDATE gone SET idem = NULL%'
+            AND after LIKE '%AND (NOT o.forced OR (o.twin_state%') THEN
         RAISE EXCEPTION 'faregate.apply is not that of version 3';
     END IF;
     EXECUTE after;

@@ -25,7 +25,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, Encoder
 
 from gateway.errors import LedgerUnavailable
-from gateway.ledger.opening import sync_folder
+from gateway.ledger.opening import private_file, sync_folder
 from gateway.ledger.port import Event
 from gateway.outcome import Hold, LedgerRow
 
@@ -269,7 +269,7 @@ def leave(folder: Path, name: str, contents: Sequence[str]) -> None:
         descriptor = _lock(lock, os.O_CREAT)
         if descriptor is None:
             raise OSError(f"{lock.name} is locked by somebody else")
-        file = _File(lock, descriptor, _connect(lock, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
+        file = _File(lock, descriptor, _connect(lock))
         file.append([_decode(content) for content in contents[first : first + _LEFT]])
         file.close(remove=False)
     sync_folder(folder)
@@ -308,7 +308,7 @@ class _File:
             if monotonic() > until:
                 raise OSError(f"{path.name} is locked by somebody else")
             sleep(0.005)
-        file = cls(path, lock, _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
+        file = cls(path, lock, _connect(path))
         sync_folder(folder)
         return file
 
@@ -319,7 +319,7 @@ class _File:
         if lock is None:
             return None
         try:
-            file = cls(path, lock, _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE))
+            file = cls(path, lock, _connect(path))
             records = file.records()
         except BaseException:
             # Whatever it is, raised again: the lock goes with who held it.
@@ -364,8 +364,10 @@ class _File:
             os.close(self._lock)
 
 
-def _connect(lock: Path, flags: int) -> apsw.Connection:
-    db = apsw.Connection(str(lock.with_suffix(".db")), flags=flags)
+def _connect(lock: Path) -> apsw.Connection:
+    path = lock.with_suffix(".db")
+    private_file(path)
+    db = apsw.Connection(str(path))
     db.set_busy_timeout(5000)
     db.execute("PRAGMA journal_mode = WAL").fetchall()
     # Each commit is flushed: what it says is durable.

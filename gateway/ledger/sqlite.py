@@ -22,7 +22,7 @@ from gateway.ledger import budget_rows, corrections, operations, reading
 from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
-from gateway.ledger.opening import keep_a_log, sync_folder
+from gateway.ledger.opening import keep_a_log, private_file, sync_folder
 from gateway.ledger.port import Closed, CorrectionError, Event, Mark, Page, Rates, Spend, SpendBy, Trail, same_currency
 from gateway.ledger.tallies import tally_file
 from gateway.ledger.verify import verify_connection
@@ -277,6 +277,7 @@ def _correct(given: Sequence[Correction], rates: Rates, db: apsw.Cursor, now: in
 
 def _open(path: Path, patience: float) -> _File:
     path.parent.mkdir(parents=True, exist_ok=True)
+    private_file(path)
     keeper = _connect(path, patience)
     keep_a_log(keeper, patience)
     keeper.execute("PRAGMA synchronous = FULL")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import apsw
 
-from gateway.ledger.opening import keep_a_log
+from gateway.ledger.opening import keep_a_log, private_file
 from gateway.recall.entries import AGE, OVERHEAD, ROOM, Entry
 
 log = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class SqliteEntries:
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        private_file(self._path)
         db = apsw.Connection(str(self._path))
         try:
             db.set_busy_timeout(PATIENCE)

@@ -10,6 +10,8 @@ from typing import Final, Literal, NamedTuple
 Kind = Literal["deepseek", "openrouter"]
 Class = Literal["cache_hit", "cache_miss", "output", ""]
 CLASSES: Final[tuple[Class, ...]] = ("cache_hit", "cache_miss", "output", "")
+# By how much clocks change at most.
+_CLOCKS: Final = timedelta(hours=1)
 # Nano-units of the currency for a million tokens; None where a host states an amount and no price.
 Rate = int | None
 
@@ -194,7 +196,10 @@ def _moved(span: Span, by: timedelta) -> Span:
 
 
 def _between(before: Span, after: Span) -> Span:
-    end = min(before.end + timedelta(days=1), after.start)
+    end = before.end + timedelta(days=1)
+    if after.start - end <= _CLOCKS:
+        # The last of them, also where it has 25 hours.
+        end = after.start
     return Span(before.end, end, _dated(before, before.end))
 
 

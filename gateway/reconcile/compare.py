@@ -82,12 +82,13 @@ class Cell:
 @dataclass
 class Talk:
     """The requests of one model in one day: as many as the host says (None: it says nothing), as we charged, and those that we took as
-    free, by whose they are."""
+    free, by whose they are, with the most that these can have cost."""
 
     theirs: int | None = None
     cancelled: int = 0
     ours: int = 0
     free: dict[Who, int] = field(default_factory=dict)
+    worst: int = 0
 
 
 @dataclass
@@ -174,6 +175,7 @@ class Comparison:
         talk = self.table.talk(span, charge.model)
         if charge.sort == "free":
             talk.free[charge.who] = talk.free.get(charge.who, 0) + 1
+            talk.worst += charge.worst
             return
         talk.ours += 1
         side = self._side(span, charge)

@@ -25,7 +25,7 @@ from gateway.money import MILLION, NANO
 from gateway.reconcile.bills import Bill, BillCount, BillKey, BillLine, BillTotal, Class, ExportError, Span, joined
 
 # A year of a large account is some megabytes; beyond this, it is no export but an attack.
-LARGEST: Final = 256 << 20
+LARGEST: Final = 64 << 20
 _AMOUNT: Final = frozenset("user_id model api_key_name api_key type price amount".split())
 _COST: Final = frozenset("user_id model wallet_type cost currency".split())
 _OLD_DAY: Final = frozenset({"utc_date"})
@@ -40,6 +40,8 @@ _REQUESTS: Final = "request_count"
 _SHOWN: Final = 40
 # Powers of ten beyond which a figure is no amount of money.
 _LARGE: Final = 15
+# A cost is told to the cent at least.
+_COARSEST: Final = NANO // 100
 
 
 def read(name: str, data: bytes, zone: tzinfo = UTC) -> Bill:
@@ -103,8 +105,13 @@ class _Cells(NamedTuple):
         return int(found)
 
     def span(self, zone: tzinfo) -> Span:
-        if "utc_date" not in self.cells:
-            return self._between("start_time_iso", "end_time_iso")
+        dated = "utc_date" in self.cells
+        try:
+            return self._day(zone) if dated else self._between("start_time_iso", "end_time_iso")
+        except OverflowError:
+            raise self.wrong("utc_date" if dated else "start_time_iso", "begins or ends a day beyond any calendar") from None
+
+    def _day(self, zone: tzinfo) -> Span:
         try:
             day = date.fromisoformat(self.text("utc_date")[:10])
         except ValueError:
@@ -197,16 +204,16 @@ def _nano(tokens: int, rate: int) -> int:
 
 
 def _costs(rows: Iterator[_Cells], zone: tzinfo) -> Bill:
-    """One total for each day and model: the wallets together."""
+    """One total for each day and model: the wallets together. Figures are as fine as the finest of them: zeros at the end are left out."""
     found: dict[tuple[Span, str, str, str], tuple[int, int]] = {}
+    unit = _COARSEST
     for row in rows:
         cost = row.amount("cost")
         place = row.span(zone), row.text("user_id"), row.text("model"), row.text("currency").upper()
-        nano, step = found.get(place, (0, 0))
-        exponent = cost.as_tuple().exponent
-        unit = int(Decimal(NANO).scaleb(int(exponent))) if isinstance(exponent, int) and exponent > -9 else 1
-        found[place] = nano + int((cost * NANO).to_integral_value(ROUND_HALF_EVEN)), step + max(1, unit)
-    totals = [BillTotal(*place, nano, step) for place, (nano, step) in found.items()]
+        nano, wallets = found.get(place, (0, 0))
+        unit = min(unit, max(1, int(Decimal(NANO).scaleb(max(-9, min(0, int(cost.as_tuple().exponent)))))))
+        found[place] = nano + int((cost * NANO).to_integral_value(ROUND_HALF_EVEN)), wallets + 1
+    totals = [BillTotal(*place, nano, wallets * unit) for place, (nano, wallets) in found.items()]
     return Bill("deepseek", totals=tuple(totals))
 
 
@@ -248,10 +255,10 @@ class _Record(NamedTuple):
     def day(self, name: str) -> Span:
         try:
             found = datetime.fromisoformat(self.text(name).replace("Z", "+00:00"))
-        except ValueError:
+            at = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+            return day_of(at.date(), UTC)
+        except (ValueError, OverflowError):
             raise self.wrong(name, "is no date") from None
-        at = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-        return day_of(at.date(), UTC)
 
 
 def _records(name: str, text: str) -> Bill:

@@ -68,12 +68,13 @@ def _asked(there: Iterable[Correction]) -> dict[_Place, set[str]]:
     return found
 
 
-def held_back(findings: Iterable[Finding], include: Collection[Reason] = ()) -> dict[Reason, int]:
-    """What is not proposed, in nano by reason."""
-    found: dict[Reason, int] = {}
+def held_back(findings: Iterable[Finding], include: Collection[Reason] = (), there: Collection[Correction] = ()) -> dict[Reason, int]:
+    """What is not proposed, in nano by reason. What was asked for once (`there`) is kept up by itself."""
+    asked, found = _asked(there), dict[Reason, int]()
     for finding in findings:
+        wanted = {*include, *asked.get((_middle(finding), finding.cell.model, finding.cell.cls), ())}
         for part in finding.parts:
-            if part.reason in HELD_BACK and part.reason not in include:
+            if part.reason in HELD_BACK and part.reason not in wanted:
                 found[part.reason] = found.get(part.reason, 0) + part.nano
     return found
 

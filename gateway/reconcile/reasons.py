@@ -309,13 +309,16 @@ def _sums(cells: list[_Open], sort: Sort, reason: Reason, crowded: bool) -> None
         money -= whole
     for one in cells:
         for rate in [rate for rate, left in one.left.items() if left > 0]:
-            quantity = one.left[rate] if worth(one.left[rate], rate) <= money else _affordable(money, rate)
+            quantity = _within(one.left[rate], rate, money)
             one.add(reason, quantity, rate, _weights(marks))
             money -= worth(quantity, rate)
 
 
-def _affordable(money: int, rate: Rate) -> int:
-    return money if not rate else money * 10**6 // rate
+def _within(quantity: int, rate: Rate, money: int) -> int:
+    """As much of a quantity as so many nano pay for."""
+    if worth(quantity, rate) <= money:
+        return quantity
+    return max(0, money if not rate else money * 10**6 // rate)
 
 
 # --- requests that one side does not have ---------------------------------------------------------------------------------
@@ -323,12 +326,15 @@ def _affordable(money: int, rate: Rate) -> int:
 
 def _traffic(cells: list[_Open], talk: Talk) -> None:
     more = None if talk.theirs is None else talk.theirs - talk.ours
-    free = sum(talk.free.values())
+    free, money = sum(talk.free.values()), talk.worst
     for one in cells:
         for rate, left in list(one.left.items()):
             if left > 0 and free and (more is None or 0 < more <= free):
-                one.add("taken_as_free", left, rate, dict(talk.free), _number(free, "attempt"))
-            elif left > 0 and (more is None or more > 0):
+                taken = _within(left, rate, money)
+                money -= worth(taken, rate)
+                one.add("taken_as_free", taken, rate, dict(talk.free), _number(free, "attempt"))
+                left -= taken
+            if left > 0 and (more is None or more > 0):
                 one.add("other_traffic", left, rate, {NOBODY: 1}, "" if more is None else _number(more, "request"))
             elif left < 0 and more is not None and more < 0:
                 one.add("not_billed", left, rate, one.owners(rate), _number(-more, "request"))

@@ -32,6 +32,7 @@ class Reconciled:
     owners: Mapping[str, str] | None = None
     notes: Sequence[str] = ()
     applied: int | None = None
+    there: Sequence[Correction] = ()
 
     @property
     def gap(self) -> int:
@@ -82,7 +83,7 @@ def json_of(done: Reconciled) -> dict[str, Any]:
         "cells": [_cell(finding) for finding in done.findings if _matters(finding)],
         "other_keys": [_beside(other, done.owners or {}) for other in done.table.beside.values()],
         "proposed": [correction_json(each) for each in done.proposed],
-        "not_proposed": {reason: decimal_text(nano) for reason, nano in held_back(done.findings, done.include).items()},
+        "not_proposed": {reason: decimal_text(nano) for reason, nano in held_back(done.findings, done.include, done.there).items()},
         "applied": done.applied,
         "notes": list(done.notes),
     }
@@ -226,15 +227,19 @@ def _sums(done: Reconciled) -> Iterator[str]:
 def _next(done: Reconciled) -> Iterator[str]:
     """What can be done about it."""
     if done.applied is not None:
-        yield f"{done.applied} corrections appended"
+        yield f"{_number(done.applied)} appended"
         return
     if done.proposed:
         whole = sum(each.nano for each in done.proposed)
-        yield f"proposed: {len(done.proposed)} corrections of {_signed(whole)} {done.currency} together; --apply appends them"
-    left = {reason: nano for reason, nano in held_back(done.findings, done.include).items() if nano}
+        yield f"proposed: {_number(len(done.proposed))} of {_signed(whole)} {done.currency} together; --apply appends them"
+    left = {reason: nano for reason, nano in held_back(done.findings, done.include, done.there).items() if nano}
     if left:
         names = ", ".join(f"{reason} {_signed(nano)}" for reason, nano in left.items())
         yield f"not proposed: {names}; --include REASON proposes them too"
+
+
+def _number(corrections: int) -> str:
+    return "1 correction" if corrections == 1 else f"{corrections} corrections"
 
 
 def lines_of(corrections: Iterable[Correction]) -> str:

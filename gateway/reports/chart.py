@@ -13,7 +13,8 @@ from typing import Final
 
 from gateway.clock import instant_text
 from gateway.money import decimal_text
-from gateway.reports.spending import TIMES, Spending
+from gateway.reports.spending import TIMES, Kind, Spending
+from gateway.reports.writing import narrowed
 
 _WIDE: Final = 40
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
@@ -23,7 +24,7 @@ _INK, _SOFT, _LINE = "#1c2430", "#5b6675", "#d9dee5"
 _COLOURS: Final = ("#0b7a53", "#2f6fb3", "#c8821b", "#8a4fa3", "#b3402f", "#3c8d93", "#7a7a2c", "#5b6675")
 _FONT: Final = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _OTHERS: Final = "others"
-_NAMELESS: Final = "(none)"
+_NAMELESS: Final[dict[Kind, str]] = {"charge": "(none)", "correction": "corrections", "archived": "archived"}
 
 # Of one currency: each place along the axis with the amounts of its colours.
 _Panel = dict[str, dict[str, int]]
@@ -46,7 +47,7 @@ def _bar(nano: int, most: int) -> str:
 
 
 def _span(report: Spending) -> str:
-    return f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, {report.period.zone.key}"
+    return f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, {report.period.zone.key}{narrowed(report)}"
 
 
 def _panels(report: Spending, whole: bool) -> dict[str, _Panel]:
@@ -59,8 +60,8 @@ def _panels(report: Spending, whole: bool) -> dict[str, _Panel]:
         # An archived month has no day: it stands at the first one, where there is any.
         along = line.names if timed is None else [line.names[timed] or (empty[0] if empty else "")]
         rest = [] if timed is None else [name for place, name in enumerate(line.names) if report.by[place] not in TIMES]
-        parts = panel.setdefault(_label(along), {})
-        colour = _label(rest) if rest else ""
+        parts = panel.setdefault(_label(along, line.kind), {})
+        colour = _label(rest, line.kind) if rest else ""
         parts[colour] = parts.get(colour, 0) + line.group.nano
     return found
 
@@ -70,8 +71,10 @@ def _time(report: Spending) -> int | None:
     return next((report.by.index(name) for name in ("hour", "day") if name in report.by), None)
 
 
-def _label(names: Iterable[str]) -> str:
-    return " ".join(name or _NAMELESS for name in names)
+def _label(names: Iterable[str], kind: Kind) -> str:
+    """What stands beside a bar. Where a correction or an archived month has no name, what it is stands there once."""
+    texts = [name or _NAMELESS[kind] for name in names]
+    return " ".join(text for place, text in enumerate(texts) if kind == "charge" or not place or text != texts[place - 1])
 
 
 def svg(report: Spending) -> str:

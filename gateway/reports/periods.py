@@ -134,4 +134,8 @@ def instant(text: str, zone: ZoneInfo) -> datetime:
 def between(start: str | None, end: str | None, now: datetime, zone: ZoneInfo) -> Period:
     """From `start` (else the last midnight) up to but not including `end` (else now)."""
     first = today(now, zone).start if start is None else instant(start, zone)
-    return Period(first, now if end is None else instant(end, zone), zone)
+    after = now if end is None else instant(end, zone)
+    if after <= first and not start is end is None:
+        earlier, later = start or "the last midnight", end or "now"
+        raise PeriodError(f"{later} is not after {earlier}, so nothing lies between. Begin with the earlier one.")
+    return Period(first, after, zone)

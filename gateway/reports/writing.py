@@ -23,12 +23,17 @@ _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _KINDS: Final[dict[Kind, str]] = {"charge": "", "correction": "corrections", "archived": "archived"}
 
 
+def per_cent(part: int, whole: int) -> str:
+    """A part of a whole above zero, rounded half up to a tenth of a per cent; only the whole is 100.0, and only nothing is 0.0."""
+    tenths = (2000 * abs(part) + whole) // (2 * whole)
+    if 0 < abs(part) < whole:
+        tenths = min(max(tenths, 1), 999)
+    return f"{'-' if part < 0 else ''}{tenths // 10}.{tenths % 10}"
+
+
 def hit_share(group: Group) -> str | None:
     """Prompt tokens out of a cache, of those of which the host says it: per cent with one decimal; None where no host says."""
-    if not group.seen:
-        return None
-    tenths = (2000 * group.seen_hit + group.seen) // (2 * group.seen)
-    return f"{tenths // 10}.{tenths % 10}"
+    return per_cent(group.seen_hit, group.seen) if group.seen else None
 
 
 def line_json(by: Sequence[By], line: Line) -> dict[str, Any]:
@@ -91,10 +96,15 @@ def _is_formula(cell: str) -> bool:
     return cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
 
 
+def narrowed(report: Spending) -> str:
+    """Which requests are meant, where not all are: a misspelt name is told from a team that spent nothing."""
+    return "".join(f", {name} {value} only" for name, value in report.only.items())
+
+
 def table(report: Spending) -> str:
     """The lines in columns, with a total for each currency. Columns that say nothing anywhere are left out."""
     lines, totals = report.lines(), report.totals()
-    when = f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, days of {report.period.zone.key}"
+    when = f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, days of {report.period.zone.key}{narrowed(report)}"
     if not lines:
         return "\n".join([f"nothing was charged from {when}", *report.notes])
     head, rows = _head(report.by), [_row(report.by, line) for line in lines]
