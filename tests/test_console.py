@@ -31,10 +31,11 @@ from gateway.keys.sqlite import SqliteKeys
 from gateway.money import NANO, decimal_text
 from gateway.outcome import Break, Correction, LedgerRow, Option, PlanNote
 from gateway.policies import Policies, default_folder, load
+from gateway.standings import standings
 from gateway.teams import TeamRow
 from tests.console_scene import PATHS, overdraw, play, scene
 from tests.harness import ADMIN, LiveGateway, get_json, post
-from tests.ledgers import HOLD, ROW, Embedded
+from tests.ledgers import HOLD, MONTH, ROW, Embedded
 from tests.replicas import Stage
 from tests.visitor import Outline, Visitor, form
 
@@ -106,9 +107,18 @@ def test_amounts_of_a_column_have_the_same_digits() -> None:
 @pytest.mark.parametrize(
     ("part", "whole", "said"),
     [
-        (0, 0, "\u2013"), (1, 3, "33.3 %"), (999_999, 1_000_000, "99.9 %"), (1, 1, "100.0 %"), (3845, 1000, "384.5 %"), (0, 7, "0.0 %"),
-        (4015, 10_000, "40.2 %"), (4014, 10_000, "40.1 %"), (1, 1_000_000, "0.1 %"), (-1, 3, "-33.3 %"), (5, -1, "\u2013"),
-    ],  # fmt: skip
+        (0, 0, "\u2013"),
+        (1, 3, "33.3 %"),
+        (999_999, 1_000_000, "99.9 %"),
+        (1, 1, "100.0 %"),
+        (3845, 1000, "384.5 %"),
+        (0, 7, "0.0 %"),
+        (4015, 10_000, "40.2 %"),
+        (4014, 10_000, "40.1 %"),
+        (1, 1_000_000, "0.1 %"),
+        (-1, 3, "-33.3 %"),
+        (5, -1, "\u2013"),
+    ],
 )
 def test_a_share_is_rounded_as_spend_rounds_it_and_never_to_all_or_nothing(part: int, whole: int, said: str) -> None:
     assert share(part, whole) == said
@@ -693,7 +703,17 @@ async def test_hostile_names_stay_names(rooms: Rooms) -> None:
     await rooms.keep(replace(row, id=f"evil{EVIL[:20]}"))
     rooms.book.error = f"{EVIL}:3: {EVIL} Hint: {EVIL}\n{EVIL}"
     rooms.ready = {"ready": False, "policies_error": EVIL, "keys_error": EVIL, "clock": {"set": EVIL}}
-    one = {"model": EVIL, "up": False, "why": EVIL, "requests": 1, "limit": 2, "failing": 0.5, "failed": True, "first_token": 1.0, "pace": 2.0}
+    one = {
+        "model": EVIL,
+        "up": False,
+        "why": EVIL,
+        "requests": 1,
+        "limit": 2,
+        "failing": 0.5,
+        "failed": True,
+        "first_token": 1.0,
+        "pace": 2.0,
+    }
     rooms.hosts = [
         {"host": EVIL, "configured": True, "needs": None, "currency": EVIL, "models": [EVIL], "alarms": [EVIL],
          "deployments": [{**one, "hit_rate_fell": {"from": 0.9, "to": 0.1}}], "replicas": [{"url": EVIL, **one}]},
@@ -770,6 +790,26 @@ async def test_a_request_under_way_shows_its_hold(rooms: Rooms) -> None:
     await rooms.ledger.hold(replace(HOLD, id="open"))
     page = Outline(await rooms.page("/requests/open")).text
     assert "under way" in page and "0.0000009 USD" in page
+
+
+async def test_what_will_be_spent_is_shown_as_the_command_says_it(rooms: Rooms) -> None:
+    resets_at = datetime(2026, 12, 1, tzinfo=UTC)
+    await rooms.ledger.hold(replace(HOLD, claims=(replace(MONTH, resets_at=resets_at),)))
+    await rooms.ledger.settle(ROW)
+    (one,) = standings({}, await rooms.ledger.budgets(AT), AT)
+    assert one.forecast is not None and one.forecast > ROW.nano
+    page = await rooms.page("/budgets")
+    row = re.search(r"<tr><th[^>]*>search.*?</tr>", page)
+    assert row and decimal_text(one.forecast) in Outline(row[0]).text
+
+
+async def test_a_deployment_that_never_failed_does_not_look_as_if_it_had(rooms: Rooms) -> None:
+    one = {"model": "m", "up": True, "why": "", "requests": 0, "limit": None, "first_token": None, "pace": None, "hit_rate_fell": None}
+    host = {"host": "h", "configured": True, "needs": None, "currency": "USD", "models": [], "alarms": [], "replicas": []}
+    for failed, said in ((False, "none seen"), (True, "1.0 %")):
+        rooms.hosts = [{**host, "deployments": [{**one, "failing": 0.01, "failed": failed}]}]
+        page = Outline(await rooms.page("/hosts")).text
+        assert said in page and ("1.0 %" in page) is failed
 
 
 async def test_without_hosts_teams_and_budgets_the_next_step_is_said(rooms: Rooms) -> None:

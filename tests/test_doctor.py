@@ -382,9 +382,12 @@ def broken(data: Path) -> None:
 
 
 def pepper(data: Path) -> None:
-    stored = "INSERT INTO key (digest, id, prefix, name, team, created) VALUES (x'00', 'i', 'fg-', 'n', 't', 0)"
-    sql(stored)(data)
+    one_key(data)
     (data / "key-pepper").write_text("f" * 64)
+
+
+def one_key(data: Path) -> None:
+    sql("INSERT INTO key (digest, id, prefix, name, team, created) VALUES (x'00', 'i', 'fg-', 'n', 't', 0)")(data)
 
 
 def spooled(data: Path) -> None:
@@ -403,6 +406,7 @@ STORES: dict[str, tuple[Callable[[Path], None], tuple[str, str, str, str]]] = {
     "an older one": (sql("PRAGMA user_version = 1"), ("ledger", "ledger.db", "warning", "Back it up")),
     "no database": (broken, ("ledger", "ledger.db", "failure", "restore")),
     "a charge that was changed": (sql("UPDATE request SET nano = nano + 1"), ("ledger", "invariants", "failure", "do not sum")),
+    "one key": (one_key, ("callers", "stored", "ok", "1 key in use, of 1 ever made")),
     "another pepper": (pepper, ("callers", "pepper", "failure", "all are refused")),
     "charges in the spool": (spooled, ("spool", "spool", "warning", "1 record waits")),
 }

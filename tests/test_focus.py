@@ -303,7 +303,7 @@ def test_a_file_that_cannot_be_whole_is_not_written(tmp_path: Path, capsys: pyte
     assert "the requests of 2026-11 are archived" in err
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db"]
     assert said(capsys, *words[:-2])[:2] == (2, ""), "standard output takes nothing back"
-    assert said(capsys, *words[:-3], "sqlite:////no/such/ledger.db")[:2] == (2, "")
+    assert said(capsys, *words[:-3], "sqlite:////no/such/ledger.db")[:2] == (1, "")
 
 
 @pytest.mark.parametrize(

@@ -503,11 +503,11 @@ def test_bars_are_as_long_as_what_they_show() -> None:
 
 
 def test_a_bar_without_a_name_says_what_it_is() -> None:
-    """A correction of a whole bill names nobody; a charge without a price card has no card."""
-    rows = [charged("r1", 5 * NANO, team="ads", host="deepseek", card="", attempts=())]
+    """A correction of a whole bill names nobody."""
+    rows = [charged("r1", 5 * NANO, team="ads", host="deepseek", attempts=())]
     bill = replace(CORRECTION, id="c2", team="", host="", nano=NANO)
     drawn = bars(report_of(file_of(rows), "team,host", corrections=(bill, replace(bill, id="c3", team="ads", nano=2 * NANO))))
-    assert [line.split("  ")[0] for line in drawn.splitlines()[1:]] == ["ads deepseek", "ads corrections", "corrections"]
+    assert [line.split("  ")[0] for line in drawn.splitlines()[1:]] == ["corrections", "ads corrections", "ads deepseek"]
     assert "(none)" not in drawn and ">corrections<" in svg(report_of(file_of(rows), "team", corrections=(bill,)))
     assert ">corrections<" in svg(report_of(file_of(rows), "day,team", corrections=(bill,)))
     assert "archived" in bars(report_of_archived("day"))
