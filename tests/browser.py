@@ -139,8 +139,8 @@ class Tab:
                 if value := self.run(condition):
                     return value
             except BrowserError as error:
-                # A page that is on its way has no context to ask.
-                if "context" not in str(error):
+                # A page that is on its way has no context to ask, or takes the question with it.
+                if not any(word in str(error) for word in ("context", "navigated", "collected")):
                     raise
             if time.monotonic() > until:
                 raise AssertionError(f"never true: {condition}\n{self.run('document.body.innerText')}")
