@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_while_the_first_one_runs_the_second_is_to_wait(stage: Stage, host: Scri
     gate, body = threading.Event(), ask(stream=True)
     host.play(gated(gate, USED))
     first = stage.aside("one", body, idempotency_key="running")
-    until("the first one is on its way", lambda: _held(stage))
+    _on_its_way(stage, first)
     for replica in (0, 1):
         second = send(stage, "running", body, replica=replica)
         assert (second[0], error_of(second)["code"]) == (409, "in_flight")
@@ -74,6 +75,12 @@ def test_while_the_first_one_runs_the_second_is_to_wait(stage: Stage, host: Scri
     gate.set()
     assert first.result(30)[0] == 200
     assert error_of(send(stage, "running", body))["code"] == "already_done"
+
+
+def _on_its_way(stage: Stage, first: Future[Answer]) -> None:
+    """Wait until it holds money; one that has ended already is shown with its answer."""
+    until("the first one is on its way", lambda: _held(stage) or first.done())
+    assert not first.done(), first.result()
 
 
 def _held(stage: Stage) -> int:
@@ -157,7 +164,7 @@ def test_openai_s_client_waits_for_the_first_one_and_is_told_its_id(stage: Stage
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     raw = json.dumps(body).encode()
     first = stage.aside("one", body, idempotency_key="sdk")
-    until("the first one is on its way", lambda: _held(stage))
+    _on_its_way(stage, first)
     client = OpenAI(api_key=key_of("one"), base_url=stage.one.base_url, max_retries=5)
     told = stage.one.log.count("(in_flight)")
 
