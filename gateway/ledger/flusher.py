@@ -77,7 +77,7 @@ class Flusher:
             self.flushes += 1
         elif self.failed is None:
             log.critical("ledger: the log could not be flushed, so nothing more is written: %s", problem)
-            self.failed = LedgerUnavailable("The ledger could not be flushed to its disk. Check the disk, then start again.")
+            self.failed = LedgerUnavailable(f"The ledger could not be flushed to its disk: {problem}. Check the disk, then start again.")
         for future, result in group:
             self._release(future, result)
         if self._waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
@@ -14,7 +15,10 @@ _PAUSE_SECONDS: Final = 0.005
 
 def private_file(path: Path) -> None:
     """The file is there; where it was not, only its owner can read it, and SQLite's files beside it are as closed as it is."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # A file that is there is not opened: by POSIX's rules, closing it would end the locks of every connection that this process has to
+    # it, so that the next process to leave would take itself for the last one, and remove the log that this one still writes.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def keep_a_log(db: apsw.Connection, patience: float) -> None:

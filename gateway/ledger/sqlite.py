@@ -100,7 +100,7 @@ class SqliteStore:
             raise LedgerUnavailable(text) from problem
         self._loop = asyncio.get_running_loop()
         self._file = file
-        self._flusher = Flusher(partial(self._sync, file.log), self._loop)
+        self._flusher = Flusher(partial(_flush, self._sync, file.log), self._loop)
         self._writer = Writer(file.writer, self._flusher, self._loop, self._patience)
         self._keeper = Keeper(file.keeper, file.guard, self._writer)
         file.writer.set_wal_hook(self._log_grew)
@@ -273,6 +273,13 @@ def _correct(given: Sequence[Correction], rates: Rates, db: apsw.Cursor, now: in
         except CorrectionError as refusal:
             return new, refusal
     return new, None
+
+
+def _flush(sync: Callable[[int], None], log: int) -> None:
+    """What was written to the log is on the disk; OSError where the log is no more in its folder, for it ends with this process."""
+    sync(log)
+    if not os.fstat(log).st_nlink:
+        raise FileNotFoundError("another program has removed it")
 
 
 def _open(path: Path, patience: float) -> _File:
