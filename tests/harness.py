@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests import prepared
 
 KEY = "test-key-0123456789"
 ADMIN = "admin-token-0123456789"
@@ -24,7 +25,10 @@ class Process:
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
         self._file = log.open("w")
-        self.process = subprocess.Popen(command, env=dict(environment), stdout=self._file, stderr=subprocess.STDOUT, text=True)
+        self.process = self._start(command, environment)
+
+    def _start(self, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str] | prepared.Copy:
+        return subprocess.Popen(command, env=dict(environment), stdout=self._file, stderr=subprocess.STDOUT, text=True)
 
     def wait_for(self, mark: str) -> str:
         """The first line of output that contains `mark`."""
@@ -49,6 +53,13 @@ class Process:
         return code
 
 
+class Faregate(Process):
+    """The same of `faregate words`, in a copy of a process that has imported it."""
+
+    def _start(self, command: list[str], environment: Mapping[str, str]) -> prepared.Copy:
+        return prepared.start(command, environment, self.log)
+
+
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without anything that would configure a gateway; hosts are asked nothing but what a test asks."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FAREGATE_") and not name.endswith("_API_KEY")}
@@ -64,9 +75,9 @@ class EmulatedHost:
 
     def __init__(self, host: str, folder: Path, clock: str | None = None, *options: str) -> None:
         self.host = host
-        command = [sys.executable, "-m", "gateway", "emulate", "--host", host, "--port", "0", *options]
+        command = ["emulate", "--host", host, "--port", "0", *options]
         command += ["--clock", clock] if clock else []
-        self._process = Process(command, environment(), folder / f"emulator-{host}.log")
+        self._process = Faregate(command, environment(), folder / f"emulator-{host}.log")
         said = json.loads(self._process.wait_for("base_url"))
         self.url, self.root = said["base_url"].rstrip("/"), said["url"].rstrip("/")
 
@@ -130,7 +141,7 @@ class LiveGateway:
         own |= {_key_variable(host): f"emulated-{host}" for host in {*self.hosts, *(urls or {})}}
         own |= {"FAREGATE_CLOCK": clock} if clock else {}
         own |= settings or {}
-        self._process = Process([sys.executable, "-m", "gateway", "serve"], own, folder / "gateway.log")
+        self._process = Faregate(["serve"], own, folder / "gateway.log")
         line = self._process.wait_for("serving on ")
         urls_found = [word.rstrip(",;") for word in line.replace('"', " ").split() if word.startswith("http://")]
         self.base_url = urls_found[0]

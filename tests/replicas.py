@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from gateway.clock import parse_instant
 from gateway.policies import default_folder
+from tests import prepared
 from tests.harness import ADMIN, EmulatedHost, LiveGateway, environment, get_json, post
 from tests.load import Ask, Got, play
 from tests.scripted import until
@@ -122,6 +122,9 @@ class Stage:
                 self.quiet()
                 sound = self.command("verify")
                 assert sound.returncode == 0, sound.stdout + sound.stderr
+            # Each takes a moment to end: all of them at the same time.
+            with ThreadPoolExecutor(max(1, len(self.replicas))) as pool:
+                list(pool.map(LiveGateway.close, self.replicas))
 
     @property
     def ledger(self) -> Path:
@@ -223,7 +226,7 @@ class Stage:
     def command(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """`faregate` with the settings of these gateways, and some others."""
         own = environment(**{**self.settings, **settings})
-        return subprocess.run([sys.executable, "-m", "gateway", *words], env=own, capture_output=True, text=True, timeout=60, check=False)
+        return prepared.run(words, own)
 
     # ---- what authors of policies do
 

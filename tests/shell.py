@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.cli import main
+from tests import prepared
 from tests.harness import environment
 
 
-def run(*words: str, folder: Path, **settings: str) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of the command in an empty folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        cwd=folder,
-        env=environment(PYTHONPATH=str(Path(__file__).parent.parent), **settings),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def run(*words: str, folder: Path, given: str = "", **settings: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of the command in an empty folder, with `given` as its standard input."""
+    done = prepared.run(words, environment(**settings), folder, given)
     return done.returncode, done.stdout, done.stderr
 
 
