@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import NoReturn, Protocol
 
 from gateway.errors import FaregateError, PolicyError
+from gateway.reports.text import seen_lines
 
 
 class CommandError(Exception):
@@ -92,13 +93,13 @@ def _run(chosen: Command, args: argparse.Namespace) -> int:
     try:
         return chosen.run(args)
     except CommandError as error:
-        print(f"faregate: {error}", file=sys.stderr)
+        print(seen_lines(f"faregate: {error}"), file=sys.stderr)
         return 2
     except PolicyError as error:
-        print("\n".join(error.problems), file=sys.stderr)
+        print(seen_lines("\n".join(error.problems)), file=sys.stderr)
         return 1
     except FaregateError as error:
-        print(f"faregate: {error.message}", file=sys.stderr)
+        print(seen_lines(f"faregate: {error.message}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

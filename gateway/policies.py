@@ -86,7 +86,8 @@ class Policies:
             if left < 0:
                 yield calendar.warning(today) or ""
             elif left < _SOON:
-                yield f"calendar {calendar.name} is known for {left} more days, until {calendar.known_until}: add the days of the next year"
+                more = f"{left} more day{'' if left == 1 else 's'}"
+                yield f"calendar {calendar.name} is known for {more}, until {calendar.known_until}: add the days of the next year"
 
     def _card_warnings(self, at: datetime) -> Iterator[str]:
         sources: dict[str, list[str]] = {}

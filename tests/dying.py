@@ -48,11 +48,11 @@ def shelf_at(url: str) -> Shelf:
     return PostgresShelf(url) if url.startswith("postgresql") else SqliteShelf(Path(url))
 
 
-async def retained(shelf: Any, folder: Path, batch: int = 2, keep: int = 13) -> list[Month]:
+async def retained(shelf: Any, folder: Path, batch: int = 2, keep: int = 13, lost: str = "") -> list[Month]:
     """One run, in November of 2026."""
     await shelf.start()
     try:
-        return [month async for month in Retention(shelf, folder, batch=batch).run(cutoff(NOW, keep))]
+        return [month async for month in Retention(shelf, folder, batch=batch, lost=lost).run(cutoff(NOW, keep))]
     finally:
         await shelf.close()
 

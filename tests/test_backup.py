@@ -325,6 +325,36 @@ async def _filled(place: SqlitePlace | PostgresPlace) -> None:
     await store.close()
 
 
+def test_a_job_that_archives_a_database_needs_its_address_and_nothing_else(tmp_path: Path, postgres_url: str) -> None:
+    asyncio.run(_filled(PostgresPlace(postgres_url)))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "FAREGATE_LEDGER").write_text(postgres_url)
+    own = {"FAREGATE_SECRETS": str(tmp_path / "secrets"), "FAREGATE_DATA": "/nonexistent", "FAREGATE_CLOCK": "2026-11-22T12:00:00Z"}
+
+    code, out, err = run("ledger", "retain", "--keep", "13", "--archive", str(tmp_path / "archive"), folder=tmp_path, **own)
+
+    assert (code, err) == (0, "") and "ledger-2025-08.jsonl.gz: 2025-08, 4 requests: search 0.000000701 USD" in out
+    code, out, err = run("ledger", "retain", "--lost", "ledger-2025-08.jsonl.gz", folder=tmp_path, **own | {"FAREGATE_DATA": str(tmp_path)})
+    assert (code, out) == (2, "") and "faregate: ledger-2025-08.jsonl.gz is not what is leaving the ledger" in err
+
+
+def test_no_name_in_the_ledger_steers_the_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2Jb\nc"
+
+    async def fill() -> None:
+        store = SqlitePlace(data / "ledger.db").store()
+        await store.start()
+        await store.hold(replace(HOLD, team=evil), "me", 1000)
+        await store.finish("settle", replace(ROW, team=evil, started=OLD["r1"], ended=OLD["r1"]))
+        await store.correct([replace(CORRECTION, team=evil, reason=evil)])
+        await store.close()
+
+    asyncio.run(fill())
+    for words in (("ledger", "retain", "--dry-run", "--keep", "1"), ("ledger", "corrections"), ("ledger", "retain", "--keep", "1")):
+        code, out, err = said(capsys, *words)
+        assert (code, err) == (0, "") and r"a\x1b[2Jb\nc" in out and all(line.isprintable() for line in out.split("\n")), out
+
+
 def test_the_command_archives_shows_and_says_what_it_did(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(_filled(SqlitePlace(data / "ledger.db")))
     would = rows_of(capsys, "ledger", "retain", "--dry-run")

@@ -199,7 +199,7 @@ def test_check_explains_a_mistake_with_its_place_and_what_to_do(tmp_path: Path) 
         f"{file}:2: `deepsek-*` matches no route and no HOST/MODEL. Hint: a * stands for any text; routes.yaml has the names\n",
     )
     file.write_text(file.read_text().replace("deepsek", "deepseek"))
-    assert "1 teams" in run("check", str(policies), folder=tmp_path)[1]
+    assert "1 team; " in run("check", str(policies), folder=tmp_path)[1]
 
 
 # A gateway: one day of a team lead

@@ -565,5 +565,5 @@ def test_only_the_hosts_that_are_named_are_looked_at(tmp_path: Path, folder: Pat
 def test_models_without_a_row_are_named_as_comments(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries = {"novita/deepseek/deepseek-r2": PLAIN, "novita/deepseek/deepseek-\u2028r3": PLAIN}
     assert run("import-litellm", catalogue(tmp_path, entries), "--policies", folder) == 0
-    expected = "# novita has more, without a row in policies: novita/deepseek/deepseek-r2, novita/deepseek/deepseek- r3\n"
+    expected = "# novita has more, without a row in policies: novita/deepseek/deepseek-r2, novita/deepseek/deepseek-\\u2028r3\n"
     assert capsys.readouterr().out == expected

@@ -5,9 +5,11 @@ No cluster is here, so nothing was ever installed: docs/kubernetes.md says so.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.app import SETTLE_WITHIN
+from gateway.app import SETTLE_WITHIN, on_postgres
+from gateway.cli import command
 from gateway.policies import default_folder
 from gateway.policies import load as load_policies
 from gateway.settings import SettingsError, load, variable_name
@@ -64,7 +67,7 @@ def test_every_kind_is_rendered_by_some_example(rendered: dict[str, list[Object]
     kinds = {one["kind"] for objects in rendered.values() for one in objects}
     assert kinds == OPERATORS | {
         *("StatefulSet", "Deployment", "Service", "ServiceAccount", "Secret", "ConfigMap", "Pod"),
-        *("PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy"),
+        *("PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "CronJob"),
     }
 
 
@@ -141,6 +144,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "PostgreSQL nowhere": ({**POSTGRES, "ledger": {"store": "postgresql"}}, "needs its address once"),
     "PostgreSQL twice": ({**POSTGRES, "ledger": {**POSTGRES["ledger"], "url": "postgresql://h/d"}}, "needs its address once"),
     "no pepper": ({"ledger": POSTGRES["ledger"]}, "same FAREGATE_KEY_PEPPER"),
+    "a job on SQLite": ({"retention": {"schedule": "@monthly", "existingClaim": "c"}}, "cannot reach a ledger in SQLite"),
+    "archives nowhere": ({**POSTGRES, "retention": {"schedule": "@monthly"}}, "name a PersistentVolumeClaim"),
+    "no schedule": ({**POSTGRES, "retention": {"schedule": "monthly", "existingClaim": "c"}}, "schedule"),
     "Redis nowhere": ({"redis": {"enabled": True}}, "Redis needs its address once"),
     "streams cut": ({"settings": CUT}, "a rollout would cut it after 50 s"),
     "grace too short": ({"shutdown": {"graceSeconds": 3624}}, "the longest stream needs 3625"),
@@ -233,6 +239,7 @@ def test_a_name_that_looks_like_a_number_stays_a_name(helm: Helm, text: str) -> 
         "persistence": {"storageClass": text},
         "serviceAccount": {"name": text},
         "priorityClassName": text,
+        "retention": {"schedule": "@daily", "existingClaim": text},
         "ingress": {"enabled": True, "className": text, "hosts": [text], "annotations": {text: text}},
         **{each: {text: text} for each in ("commonLabels", "podLabels", "podAnnotations", "nodeSelector")},
         "networkPolicy": {"enabled": True, "ledger": [{"podSelector": {}}], "redis": [{"podSelector": {}}]},
@@ -317,6 +324,8 @@ def test_a_change_of_the_chart_s_secret_rolls_the_pods(helm: Helm) -> None:
         return found
 
     assert of("a:12345678") == of("a:12345678") != of("a:87654321")
+    # Pods are read by many who may not read Secrets: it is no plain digest, by which a short one could be guessed.
+    assert of("a:12345678") != sha256(b"FAREGATE_KEYS: a:12345678").hexdigest()
 
 
 def test_with_volumes_gateways_are_replaced_in_place_and_without_them_the_next_one_comes_first(rendered: dict[str, list[Object]]) -> None:
@@ -353,13 +362,13 @@ def test_the_autoscaler_has_the_replicas_to_itself(rendered: dict[str, list[Obje
 def test_every_selector_finds_the_pods_and_not_the_test(rendered: dict[str, list[Object]]) -> None:
     for objects in rendered.values():
         labels = pod(objects)["metadata"]["labels"]
-        test = only(objects, "Pod")["metadata"]["labels"]
+        others = [only(objects, "Pod"), *(job(one) for one in objects if one["kind"] == "CronJob")]
         selectors = [workload(objects)["spec"]["selector"]["matchLabels"]]
         selectors += [one["spec"]["selector"] for one in objects if one["kind"] == "Service"]
         selectors += [one["spec"]["selector"]["matchLabels"] for one in objects if one["kind"] == "PodDisruptionBudget"]
         selectors += [one["spec"]["podSelector"]["matchLabels"] for one in objects if one["kind"] == "NetworkPolicy"]
         assert all(selector.items() <= labels.items() for selector in selectors)
-        assert not any(selector.items() <= test.items() for selector in selectors)
+        assert not any(selector.items() <= other["metadata"]["labels"].items() for selector in selectors for other in others)
 
 
 def test_nothing_leads_to_the_admin_port_from_outside(rendered: dict[str, list[Object]]) -> None:
@@ -399,6 +408,48 @@ def test_the_network_policy_is_closed(rendered: dict[str, list[Object]]) -> None
     assert all(rule.get("to") for rule in spec["egress"][1:])
 
 
+# ---- old months
+
+
+def job(schedule: Object) -> Object:
+    """The pod of a CronJob."""
+    found: Object = schedule["spec"]["jobTemplate"]["spec"]["template"]
+    return found
+
+
+def test_old_months_are_archived_onto_a_claim_when_it_is_asked_for(rendered: dict[str, list[Object]]) -> None:
+    assert [name for name, _ in each(rendered, "CronJob")] == ["cluster"]
+    schedule = only(rendered["cluster"], "CronJob")["spec"]
+    assert (schedule["schedule"], schedule["timeZone"], schedule["concurrencyPolicy"]) == ("17 3 2 * *", "Etc/UTC", "Forbid")
+    spec = job(only(rendered["cluster"], "CronJob"))["spec"]
+    (run,), gateway = spec["containers"], container(rendered["cluster"])
+    parser = argparse.ArgumentParser()
+    verb, *words = run["args"]
+    command(verb).add_arguments(parser)
+    asked = parser.parse_args(words)
+    assert (verb, asked.action, asked.keep, asked.archive, asked.dry_run) == ("ledger", "retain", 13, Path("/archive"), False)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert {mount["name"] for mount in run["volumeMounts"]} == set(volumes)
+    assert {mount["mountPath"]: mount["name"] for mount in run["volumeMounts"]}["/archive"] == "archive"
+    assert volumes["archive"]["persistentVolumeClaim"] == {"claimName": "faregate-archive"}
+    assert (run["image"], run["securityContext"]) == (gateway["image"], gateway["securityContext"])
+    assert spec["securityContext"] == pod(rendered["cluster"])["spec"]["securityContext"] and not spec["automountServiceAccountToken"]
+
+
+def test_the_job_knows_the_ledgers_address_and_no_other_secret(helm: Helm, rendered: dict[str, list[Object]], tmp_path: Path) -> None:
+    trial = helm.objects({**EXAMPLES["trial"], "retention": {"schedule": "@monthly", "keep": 24, "existingClaim": "c"}})
+    known = {"cluster": ("faregate-db-app", "uri"), "trial": (only(trial, "Secret")["metadata"]["name"], "FAREGATE_LEDGER")}
+    for objects, (name, key) in zip((rendered["cluster"], trial), known.values(), strict=True):
+        (run,) = job(only(objects, "CronJob"))["spec"]["containers"]
+        (secret,) = [one["secret"] for one in job(only(objects, "CronJob"))["spec"]["volumes"] if "secret" in one]
+        assert (secret["secretName"], secret["items"]) == (name, [{"key": key, "path": "FAREGATE_LEDGER"}])
+        variables = {one["name"]: one["value"] for one in run["env"]}
+        assert variables.pop("FAREGATE_SECRETS") == next(one for one in run["volumeMounts"] if one["name"] == "secrets")["mountPath"]
+        (tmp_path / "FAREGATE_LEDGER").write_text("postgresql://h/d")
+        found = load({**variables, "FAREGATE_SECRETS": str(tmp_path)}, None)
+        assert found.warnings == () and on_postgres(found)
+
+
 # ---- what is watched
 
 
@@ -412,6 +463,14 @@ def test_prometheus_finds_the_metrics(rendered: dict[str, list[Object]]) -> None
     assert (endpoint["port"], endpoint["path"]) == (admin["spec"]["ports"][0]["name"], "/metrics")
     public = next(one for one in rendered["cluster"] if one["kind"] == "Service" and one is not admin)
     assert not monitor["spec"]["selector"]["matchLabels"].items() <= public["metadata"]["labels"].items()
+
+
+def test_two_releases_that_share_a_prometheus_have_a_job_each(helm: Helm) -> None:
+    for job in ("faregate", "faregate-staging"):
+        found = only(helm.objects({"serviceMonitor": {"enabled": True, "job": job}}), "ServiceMonitor")
+        assert {"targetLabel": "job", "replacement": job} in found["spec"]["endpoints"][0]["relabelings"]
+    with pytest.raises(HelmFailed, match="job"):
+        helm.objects({"serviceMonitor": {"enabled": True, "job": "staging"}})
 
 
 def test_the_rules_are_those_of_the_project(rendered: dict[str, list[Object]]) -> None:

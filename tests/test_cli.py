@@ -53,3 +53,8 @@ def test_what_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str], line: str
 
 def test_nothing_at_all_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys)[0] == 2
+
+
+def test_what_is_wrong_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = said(capsys, "quote", "--host", "a\x1b[2Jb", "--model", "nope")
+    assert r"a\x1b[2Jb" in err and err[:-1].isprintable()

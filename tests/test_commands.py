@@ -32,6 +32,14 @@ def test_check_counts_what_it_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "check")[1].startswith(str(default_folder()))
 
 
+def test_check_counts_one_thing_as_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "policies"
+    shutil.copytree(default_folder(), folder)
+    (folder / "teams").mkdir(exist_ok=True)
+    (folder / "teams" / "ads.yaml").write_text('team: ads\nroutes: ["*"]\n')
+    assert ", 1 team; digest " in said(capsys, "check", str(folder))[1]
+
+
 def test_check_names_file_and_line_of_a_mistake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     shutil.copytree(default_folder(), folder)
@@ -94,6 +102,14 @@ def test_serve_makes_nothing_beside_keys_of_another_pepper(tmp_path: Path) -> No
     (tmp_path / "kept").rename(data / "key-pepper")
     code, out, _ = run("keys", "list", folder=tmp_path, **own)
     assert code == 0 and "search" in out
+
+
+def test_serve_makes_nothing_beside_a_database_with_keys_of_another_pepper(tmp_path: Path, postgres_url: str) -> None:
+    own = {"FAREGATE_DATA": str(tmp_path / "data"), "FAREGATE_LEDGER": postgres_url}
+    assert run("keys", "create", "--team", "search", folder=tmp_path, **own, FAREGATE_KEY_PEPPER="e" * 64)[0] == 0
+    code, _, err = run("serve", folder=tmp_path, **own, FAREGATE_KEY_PEPPER="f" * 64)
+    assert code == 2 and "another pepper" in err
+    assert not (tmp_path / "data").exists()
 
 
 def test_emulate_says_where_it_is_and_ends_well(tmp_path: Path) -> None:

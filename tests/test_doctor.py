@@ -532,3 +532,8 @@ def test_people_read_one_line_for_each_finding_and_the_remedy_below(
     assert code == 1 and lines[-1].endswith(" ok") and " failure" in lines[-1]
     below = next(number for number, line in enumerate(lines) if line.startswith("failure  routes"))
     assert lines[below + 1].strip().startswith("-> Set DEEPSEEK_API_KEY")
+
+
+def test_no_name_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], examine: Examine) -> None:
+    _, out, _ = said(capsys, "doctor", "--offline", "--policies", str(tmp_path / "a\x1b[2Jb"))
+    assert r"a\x1b[2Jb" in out and all(line.isprintable() for line in out.split("\n"))

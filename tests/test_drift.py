@@ -218,6 +218,15 @@ def test_the_ports_are_the_same_everywhere(objects: list[Object]) -> None:
     assert (VALUES["service"]["port"], VALUES["adminService"]["port"]) == both
 
 
+def test_the_docs_enter_containers_that_exist(objects: list[Object]) -> None:
+    text = "\n".join(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))
+    entered = re.findall(r"docker compose exec -T (\S+) (\S+)", text)
+    assert entered and all((service in services(), word) == (True, "faregate") for service, word in entered)
+    pods = re.findall(r"kubectl -n faregate exec -i (\S+)-0 -c (\S+) -- (\S+)", text)
+    assert pods and set(pods) == {("faregate", container(objects)["name"], "faregate")}
+    assert only(objects, "StatefulSet")["metadata"]["name"] == "trial-faregate", "a release called faregate is faregate alone"
+
+
 def test_health_is_asked_where_it_is_answered(objects: list[Object], live: LiveGateway) -> None:
     """On both planes, as probes, health checks and the scrape configurations ask."""
     ports = {"http": live.root, "admin": live.admin_url}

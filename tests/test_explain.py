@@ -184,6 +184,17 @@ def test_a_team_lead_reads_what_it_cost_and_why(tmp_path: Path, capsys: pytest.C
     assert "attempts" not in out and "prefix" not in out
 
 
+def test_no_name_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2Jb\nc"
+    plan = PlanNote((SERVED, replace(OTHER, why=evil)), (evil,))
+    row = replace(ROW, team=evil, route=evil, edits=(evil,), plan=plan)
+
+    code, out, err = said(capsys, "explain", "r1", "--ledger", kept(tmp_path, row))
+
+    assert (code, err) == (0, "")
+    assert out.count(r"a\x1b[2Jb\nc") == 5 and all(line.isprintable() for line in out.split("\n"))
+
+
 def test_json_is_what_the_admin_api_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "explain", "r1", "--ledger", kept(tmp_path, ROW), "--json")
     found = json.loads(out)

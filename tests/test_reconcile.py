@@ -5,12 +5,16 @@ What the host billed is known here request by request (tests/bills.py), so that 
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from gateway.ledger.sqlite import SqliteStore
 from gateway.money import MILLION, NANO, Rates, decimal_text
 from gateway.outcome import Attempt, Correction, LedgerRow
 from gateway.policies import Policies, default_folder, load
@@ -29,6 +34,7 @@ from gateway.reconcile.proposals import HELD_BACK, proposals
 from gateway.reconcile.reasons import MEANINGS, SETTLED, Finding, Reason, explain
 from gateway.usage import Sources
 from tests.bills import BEIJING, COUNTED, FLASH, FOREIGN, KEY, PRO, Call, Month, at, but, plain
+from tests.shell import json_of, run, said
 
 EDGE = timedelta(minutes=2)
 
@@ -590,6 +596,10 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
         swap("2026-11-04T", "2026-11-02T"),
         "column end_time_iso: '2026-11-02T00:00:00+08:00' is not after start_time_iso.",
     ),
+    "no currency": (
+        lambda: COST.replace(",USD", ",US$").encode(),
+        "f, line 2, column currency: 'US$' is no currency such as USD.",
+    ),
     "no text": (lambda: b"\xff\xfe\x00", "f, byte 0: is not UTF-8."),
     "half a zip": (lambda: zipped({"a.csv": HEAD})[:40], "f is a ZIP file that cannot be read"),
     "an empty zip": (lambda: zipped({"a.txt": ""}), "f has no CSV file in it."),
@@ -637,6 +647,21 @@ def test_records_of_openrouter_are_summed_by_day_and_model_exactly() -> None:
     assert read("a.json", activity).lines[0][6:] == (175, 15_000_000)
 
 
+def test_a_large_export_takes_a_few_times_its_size_of_memory() -> None:
+    """Days, models and keys come on every line, and are kept once; the text is never there as a whole with four bytes a character."""
+    keys = range(4000)
+    table = (HEAD + "".join(GOOD.replace("main", f"key-{key}") for key in keys)).encode()
+    record = '{"id": "gen-1763600000-%020d", "model": "deepseek/r1-0528", "created_at": "2026-11-03T01:02:03Z", "total_cost": 0.00123}\n'
+    records = "".join(record % key for key in keys).encode()
+    for data in (table, records):
+        tracemalloc.start()
+        bill = read("f", data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert sum(count.requests for count in bill.counts) + len(bill.lines) - len(bill.counts) == len(keys)
+        assert peak < 5 * len(data), peak / len(data)
+
+
 def test_days_between_and_around_those_of_an_export_are_days_of_silence() -> None:
     spans = (day_of(date(2026, 11, 3), BEIJING), day_of(date(2026, 11, 6), BEIJING))
     whole = filled(spans, spans[0].start - timedelta(days=2, hours=3), spans[1].end + timedelta(days=1))
@@ -649,3 +674,81 @@ def test_a_figure_of_the_bill_is_its_tokens_times_its_price(policies: Policies) 
         assert line.rate is not None
         assert line.tokens is not None
         assert abs(line.nano * MILLION - line.tokens * line.rate) * 2 <= MILLION, decimal_text(line.nano)
+
+
+# --- what is said -------------------------------------------------------------------------------------------------------------
+
+STEERS = "a\x1b]0;x\x07\u202e\nb"
+SHOWN = r"a\x1b]0;x\x07\u202e\nb"
+
+
+def reconciled(folder: Path, *words: str) -> list[str]:
+    """The command, on an export with `folder`'s empty ledger."""
+    asyncio.run(emptied(folder / "ledger.db"))
+    return ["reconcile", str(folder / "amount.csv"), "--ledger", f"sqlite:///{folder / 'ledger.db'}", *words]
+
+
+async def emptied(path: Path) -> None:
+    store = SqliteStore(path)
+    await store.start()
+    await store.close()
+
+
+def quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def test_no_name_of_an_export_steers_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAREGATE_DATA", str(tmp_path))
+    line = GOOD.replace("u,", f"{quoted(STEERS)},", 1).replace("deepseek-v4-pro", quoted(f"model {STEERS}"))
+    other = line.replace("main", quoted(f"other {STEERS}")).replace(",1000", ",1")
+    (tmp_path / "amount.csv").write_text(HEAD + line + other, newline="")
+
+    code, out, err = said(capsys, *reconciled(tmp_path, "--key-map", "main=ours", "--include", "all"))
+
+    assert (code, err) == (0, "")
+    assert all(text.isprintable() for text in out.split("\n"))
+    for what in (f"account {SHOWN}, ", f"model {SHOWN}", f"key other {SHOWN}, not this ledger's, was billed 0.00000198 for 1 token\n"):
+        assert what in out
+    found = json_of(capsys, *reconciled(tmp_path, "--key-map", "main=ours", "--json"))
+    assert (found["account"], found["cells"][0]["model"], found["other_keys"][0]["key"]) == (STEERS, f"model {STEERS}", f"other {STEERS}")
+
+    code, out, err = said(capsys, *reconciled(tmp_path))
+    assert (code, out) == (2, "") and f"other {SHOWN}: say which" in err and err[:-1].isprintable()
+
+
+def test_no_name_in_a_file_that_is_refused_steers_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAREGATE_DATA", str(tmp_path))
+    zip = zipped({f"{STEERS}.csv": HEAD + GOOD.replace("1000", "many")})
+    costs = COST.replace("GRANTED,1.25,USD", f"GRANTED,1.25,{quoted(STEERS)}")
+    for data in (quoted(STEERS).encode() + b",b\n1,2\n", zip, costs.encode()):
+        (tmp_path / "amount.csv").write_bytes(data)
+        code, out, err = said(capsys, *reconciled(tmp_path))
+        assert (code, out) == (2, "") and SHOWN.lower() in err.lower(), err
+        assert all(text.isprintable() for text in err.split("\n"))
+
+
+def test_proposed_corrections_stand_in_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FAREGATE_DATA", str(tmp_path))
+    (tmp_path / "amount.csv").write_text(HEAD + GOOD + GOOD.replace(PRO, FLASH))
+    out = said(capsys, *reconciled(tmp_path, "--include", "all"))[1]
+    head, *rows = out.rstrip().split("\n\n")[-1].split("\n")
+    assert len(rows) == 2 and "proposed: 2 corrections of " in out
+    for name in ("model", "class", "reason"):
+        assert all(row[: head.index(name)].endswith("  ") and row[head.index(name)] != " " for row in rows), name
+
+
+def test_an_export_may_come_from_standard_input(tmp_path: Path) -> None:
+    """As it does into a container, which sees no file of the operator's."""
+    (tmp_path / "amount.csv").write_text(HEAD + GOOD)
+    verb, file, *words = reconciled(tmp_path, "--json")
+
+    code, out, err = run(verb, "-", *words, folder=tmp_path, given=HEAD + GOOD)
+
+    assert (code, out, err) == run(verb, file, *words, folder=tmp_path) and json.loads(out)["billed"] == "0.00198"
+    code, out, err = run(verb, "-", *words, folder=tmp_path, given=HEAD + GOOD.replace("1000", "many"))
+    assert (code, out) == (2, "") and err.startswith("faregate: standard input, line 2, column amount: 'many' is not a number.")

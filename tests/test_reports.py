@@ -376,6 +376,29 @@ def test_no_name_is_a_formula_to_a_sheet() -> None:
     assert line[:6] == ["'=cmd()", "'@SUM(1)", "'-1+1", "correction", "USD", "-0.000000007"]
 
 
+STEERS = "a\x1b[2Jb\u202ec\nd"
+SHOWN = r"a\x1b[2Jb\u202ec\nd"
+
+
+def test_no_name_steers_a_terminal_or_breaks_a_picture() -> None:
+    rows = [charged("r1", 5 * NANO, team=STEERS, host="深度", attempts=())]
+    for by in ("team,host", "day,team"):
+        report = report_of(file_of(rows), by, only={"team": STEERS})
+        for text in (table(report), bars(report)):
+            assert SHOWN in text and all(line.isprintable() for line in text.split("\n"))
+        assert ElementTree.fromstring(svg(report)).tag.endswith("svg") and SHOWN in svg(report)
+    nothing = report_of(file_of([]), "team", only={"team": STEERS})
+    assert "\x1b" not in table(nothing) + bars(nothing)
+    head, line, *_ = table(report_of(file_of(rows), "team,host")).split("\n")
+    assert line.startswith(f"{SHOWN}  深度  ") and head.index("host") == line.index("深度"), "a column is as wide as what is shown of it"
+
+
+def test_csv_and_json_have_names_as_they_are() -> None:
+    report = report_of(file_of([charged("r1", 5, team=STEERS, attempts=())]), "team")
+    assert next(iter(list(csv.reader(io.StringIO("".join(csv_text(report)))))[1:]))[0] == STEERS
+    assert report_json(report)["lines"][0]["team"] == STEERS
+
+
 # The stores
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -369,6 +370,75 @@ class TestRetention:
 
         months = await retained(Watched(shelf_at(place.url), lambda step, _: second() if step == "begin" else None), tmp_path)
         assert len(months) == 2
+
+    async def test_of_two_runs_into_two_folders_one_says_that_the_other_was_first(self, store: Store, place: Place, tmp_path: Path) -> None:
+        await filled(store)
+        before, budgets = await everything(store, tmp_path / "none"), await spent(store)
+
+        async def second() -> None:
+            assert len(await clean_up(place, tmp_path / "b")) == 2
+
+        with pytest.raises(ArchiveError, match="another run archives 2025-08 just now"):
+            await retained(Watched(shelf_at(place.url), lambda step, _: second() if step == "begin" else None), tmp_path / "a")
+
+        assert os.listdir(tmp_path / "a") == [".lock"]
+        assert await everything(store, tmp_path / "b") == before and await spent(store) == budgets
+        assert await clean_up(place, tmp_path / "b") == []
+
+    async def test_a_folder_that_is_lost_in_between_is_named_and_once_it_is_back_the_next_run_goes_on(
+        self, store: Store, place: Place, tmp_path: Path
+    ) -> None:
+        await filled(store)
+        before, folder, away = await everything(store, tmp_path / "none"), tmp_path / "a", tmp_path / "away"
+
+        def lose(step: str, number: int) -> None:
+            if (step, number) == ("again", 1):
+                folder.rename(away)
+            elif (step, number) == ("next_part", 1) and away.exists():
+                shutil.rmtree(folder)
+
+        for _run in range(2):
+            with pytest.raises(ArchiveError, match=f"{folder}/ledger-2025-09.jsonl.gz.partial cannot be written .* Remedy: "):
+                await retained(Watched(shelf_at(place.url), lose), folder)
+
+        away.rename(folder)
+        assert await clean_up(place, folder) == [("ledger-2025-09.jsonl.gz", 2)]
+        assert await everything(store, folder) == before
+
+    async def test_a_file_that_will_not_come_back_is_given_up_by_its_name(self, store: Store, place: Place, tmp_path: Path) -> None:
+        await filled(store)
+        before, budgets = await everything(store, tmp_path / "none"), await spent(store)
+        name, sums = "ledger-2025-08.jsonl.gz", [701, 102, 103]
+
+        def die(step: str, number: int) -> None:
+            if (step, number) == ("retire", 2):
+                raise LedgerUnavailable("as if it had been killed")
+
+        with pytest.raises(LedgerUnavailable):
+            await retained(Watched(shelf_at(place.url), die), tmp_path / "a")
+        with pytest.raises(ArchiveError, match=f"{name} is not in {tmp_path}/b, .*lost for ever: --lost {name}"):
+            await clean_up(place, tmp_path / "b")
+        with pytest.raises(ArchiveError, match="Remedy: run again without --lost"):
+            await clean_up(place, tmp_path / "a", lost=name)
+        with pytest.raises(ArchiveError, match=f"nonsense is not what is leaving the ledger: that is {name}"):
+            await clean_up(place, tmp_path / "b", lost="nonsense")
+
+        assert await clean_up(place, tmp_path / "b", lost=name) == [("ledger-2025-08.2.jsonl.gz", 2), ("ledger-2025-09.jsonl.gz", 2)]
+
+        left = {one.rid: one.request["nano"] for one in archive.requests(tmp_path / "a" / name) if one.request}
+        found = await everything(store, tmp_path / "b")
+        assert {**left, **found} == before and len(before) - len(found) == 2, "only the rows of what had left are nowhere else"
+        assert [one.nano for one in await store.closed(LONG_AGO, LATER)] == sums and await spent(store) == budgets
+        with pytest.raises(ArchiveError, match=f"{name} is not what is leaving the ledger. Remedy: "):
+            await clean_up(place, tmp_path / "b", lost=name)
+
+    async def test_a_disk_that_fails_is_not_called_a_damaged_archive(self, store: Store, place: Place, tmp_path: Path) -> None:
+        await filled(store)
+        file = tmp_path / "ledger-2025-08.jsonl.gz"
+        with pytest.raises(ArchiveError, match=f"{file} cannot be used .*Remedy: bring the folder back, and run again"):
+            await retained(Watched(shelf_at(place.url), lambda step, _: file.mkdir() if step == "begin" else None), tmp_path)
+        file.rmdir()
+        assert len(await clean_up(place, tmp_path)) == 2
 
     async def test_no_report_counts_twice_what_leaves_meanwhile(self, store: Store, place: Place, tmp_path: Path) -> None:
         await filled(store)

@@ -16,7 +16,8 @@ from gateway.commands.reading import HELP, Reader, ask, settings_with
 from gateway.ledger.port import Spend
 from gateway.money import decimal_text
 from gateway.policies import Policies, load
-from gateway.standings import Standing, began, standings
+from gateway.reports.text import columns, many, seen
+from gateway.standings import Standing, began, standings, zone_of
 from gateway.timekeeping import clock_for
 
 EXAMPLE = "faregate budgets --team search --by key"
@@ -37,7 +38,7 @@ _COLUMNS: Final = (
     "forecast",
     "resets_at",
 )
-_NUMBERS: Final = frozenset(("limit", "spent", "held", "peak_committed", "left", "forecast"))
+_NUMBERS: Final = range(5, 11)
 
 
 class _Report(NamedTuple):
@@ -72,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
 async def _reports(reader: Reader, policies: Policies, now: datetime, team: str | None, keys: bool) -> list[_Report]:
     teams = {name: row for name, row in policies.teams.items() if team in (None, name)}
     found = standings(teams, await reader.budgets(now, team), now)
-    return [_Report(one, await _keys(reader, one, now) if keys else None) for one in found]
+    return [_Report(one, await _keys(reader, one, zone_of(teams, one.state), now) if keys else None) for one in found]
 
 
-async def _keys(reader: Reader, standing: Standing, now: datetime) -> tuple[Spend, ...]:
+async def _keys(reader: Reader, standing: Standing, zone: str | None, now: datetime) -> tuple[Spend, ...]:
     """Who was charged within the period: by the end of their requests, which may lie after the hold that counts."""
     state = standing.state
-    spends = await reader.spend("key", began(state) or _FIRST, state.resets_at or now, state.team)
+    spends = await reader.spend("key", began(state, zone) or _FIRST, state.resets_at or now, state.team)
     mine = [one for one in spends if state.key in ("", one.group)]
     return tuple(sorted(mine, key=lambda one: -one.nano)[:_MOST])
 
@@ -90,12 +91,10 @@ def _key_json(spend: Spend) -> dict[str, Any]:
 def _text(reports: Sequence[_Report]) -> str:
     if not reports:
         return "no budget: the policies state none, and the ledger has none"
-    rows = [_COLUMNS, *(_cells(report.standing) for report in reports)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = [_line(row, widths) for row in rows]
-    shown = lines[:1]
-    for line, report in zip(lines[1:], reports, strict=True):
-        shown += [line, *_notes(report)]
+    head, *lines = columns([_COLUMNS, *(_cells(report.standing) for report in reports)], _NUMBERS)
+    shown = [head]
+    for line, report in zip(lines, reports, strict=True):
+        shown += [line, *map(seen, _notes(report))]
     return "\n".join(shown)
 
 
@@ -104,17 +103,10 @@ def _cells(standing: Standing) -> tuple[str, ...]:
     return tuple(found[name] or "-" for name in _COLUMNS)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (
-        cell.rjust(width) if name in _NUMBERS else cell.ljust(width) for name, cell, width in zip(_COLUMNS, cells, widths, strict=True)
-    )
-    return "  ".join(padded).rstrip()
-
-
 def _notes(report: _Report) -> Iterator[str]:
     if not report.standing.in_force:
         yield "  no longer in the policies in this form: nothing new is held against it"
     if report.standing.state.overrun:
         yield f"  {decimal_text(report.standing.state.overrun)} recorded as overrun: charges above holds, holds of streams that may finish"
     for one in report.keys or ():
-        yield f"  {one.group}: {decimal_text(one.nano)} {one.currency} in {one.requests} request{'s' if one.requests != 1 else ''}"
+        yield f"  {one.group}: {decimal_text(one.nano)} {one.currency} in {many(one.requests, 'request')}"

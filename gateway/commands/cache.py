@@ -17,6 +17,7 @@ from gateway.commands.reading import HELP, ask, instant_of, settings_with
 from gateway.explain import cache_report
 from gateway.policies import KINDS, Policies, load
 from gateway.policy_files import Problems, read_folder, rows_of
+from gateway.reports.text import columns, seen
 from gateway.teams import TeamRow
 from gateway.timekeeping import clock_for
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if start >= end:
         raise CommandError("--from must lie before --to")
     found = ask(settings, lambda reader: cache_report(reader, policies, start, end, args.team))
-    print(json.dumps(found) if args.json else "\n".join([*_text(found, args.team), *_proposals(found["breaks"][:_MOST], policies, folder)]))
+    lines = [] if args.json else [*_text(found, args.team), *_proposals(found["breaks"][:_MOST], policies, folder)]
+    print(json.dumps(found) if args.json else "\n".join(map(seen, lines)))
     return 0
 
 
@@ -159,11 +161,4 @@ def _broken(one: dict[str, Any]) -> tuple[str, ...]:
 
 def _table(head: tuple[str, ...], rows: Any, texts: int) -> Iterator[str]:
     """Columns of text to the left, of numbers to the right: the first `texts` are text, or the last where it is negative."""
-    cells = [head, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    for row in cells:
-        padded = []
-        for at, (text, width) in enumerate(zip(row, widths, strict=True)):
-            is_text = at < texts if texts > 0 else at >= len(head) + texts
-            padded.append(text.ljust(width) if is_text else text.rjust(width))
-        yield "  ".join(padded).rstrip()
+    return columns([head, *rows], range(texts, len(head)) if texts > 0 else range(len(head) + texts))

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.commands.folder import HELP, folder_of
 from gateway.errors import PolicyError
 from gateway.policies import Policies, load
+from gateway.reports.text import many
 
 EXAMPLE = "faregate check policies/"
 
@@ -42,18 +43,23 @@ def _summary(policies: Policies) -> dict[str, object]:
     return {
         "ok": True,
         "digest": policies.digest,
-        "contracts": len(policies.contracts),
-        "hosts": len(policies.hosts),
-        "cards": len({card.name for card in policies.prices.cards()}),
-        "routes": len(policies.routes),
-        "teams": len(policies.teams),
+        **{f"{what}s": number for what, number in _counts(policies).items()},
         "warnings": list(policies.warnings_at(datetime.now(UTC))),
     }
 
 
+def _counts(policies: Policies) -> dict[str, int]:
+    return {
+        "contract": len(policies.contracts),
+        "host": len(policies.hosts),
+        "card": len({card.name for card in policies.prices.cards()}),
+        "route": len(policies.routes),
+        "team": len(policies.teams),
+    }
+
+
 def _text(folder: Path, policies: Policies) -> str:
-    found = _summary(policies)
-    counts = ", ".join(f"{found[name]} {name}" for name in ("contracts", "hosts", "cards", "routes", "teams"))
+    counts = ", ".join(many(number, what) for what, number in _counts(policies).items())
     lines = [f"{folder}: {counts}; digest {policies.digest}"]
     lines += [f"warning: {text}" for text in policies.warnings_at(datetime.now(UTC))]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from gateway.doctor.patient import patient_of
 from gateway.doctor.run import examine
 from gateway.errors import PolicyError
 from gateway.policies import default_folder, load
+from gateway.reports.text import seen
 from gateway.settings import SettingsError
 from gateway.settings import load as load_settings
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     found = _examined(args.policies, args.offline)
-    print(json.dumps(report(found)) if args.json else "\n".join(lines(found)))
+    print(json.dumps(report(found)) if args.json else "\n".join(map(seen, lines(found))))
     return 1 if worst(found) == "failure" else 0
 
 

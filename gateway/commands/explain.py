@@ -18,6 +18,7 @@ from gateway.ledger.port import Trail
 from gateway.money import NANO, decimal_text
 from gateway.outcome import LedgerRow
 from gateway.policies import load
+from gateway.reports.text import columns, seen
 
 EXAMPLE = "faregate explain req-01a20157db3ca23b88f13d7d641a0aa5   # the x-request-id of an answer"
 _INDENT: Final = 13
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if row is None:
         raise CommandError(_unknown(args.id, trail, file))
     found = explained_json(row, policies, trail)
-    print(json.dumps(found) if args.json else "\n".join(_text(row, found)))
+    print(json.dumps(found) if args.json else "\n".join(map(seen, _text(row, found))))
     return 0
 
 
@@ -112,12 +113,7 @@ def _table(row: LedgerRow, candidates: Sequence[dict[str, Any]]) -> Iterator[str
     if not candidates:
         return
     head = ("", "candidate", f"expected {row.currency}", "cached of prompt", "in the end", f"this answer {row.currency}", "", "why")
-    rows = [head, *(_cells(row, one) for one in candidates)]
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(head))]
-    left = {0, 1, 7}
-    for cells in rows:
-        columns = enumerate(zip(cells, widths, strict=True))
-        yield "  ".join(text.ljust(width) if at in left else text.rjust(width) for at, (text, width) in columns).rstrip()
+    yield from columns([head, *(_cells(row, one) for one in candidates)], range(2, 7))
 
 
 def _cells(row: LedgerRow, one: dict[str, Any]) -> tuple[str, ...]:

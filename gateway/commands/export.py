@@ -23,6 +23,7 @@ from gateway.money import decimal_text
 from gateway.policies import load
 from gateway.reports.periods import Period, PeriodError, month, zone_of
 from gateway.reports.spending import tariffs
+from gateway.reports.text import many
 from gateway.timekeeping import clock_for
 
 EXAMPLE = "faregate export focus --month 2026-11 --out focus-2026-11.csv"
@@ -112,6 +113,6 @@ def _tell(args: argparse.Namespace, export: Export, note: str | None) -> None:
         return
     costs_text = ", ".join(f"{decimal_text(nano)} {currency}" for currency, nano in sorted(export.costs.items()))
     if args.out is not None:
-        print(f"{args.out}: FOCUS {VERSION}, {export.written} lines, {costs_text or 'nothing charged'}")
+        print(f"{args.out}: FOCUS {VERSION}, {many(export.written, 'line')}, {costs_text or 'nothing charged'}")
     if note is not None:
         print(f"faregate: {note}", file=sys.stderr)

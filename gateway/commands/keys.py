@@ -16,6 +16,7 @@ from gateway.keys.orders import Order, Rotation, checked, fits
 from gateway.keys.port import KeyProblem
 from gateway.keys.registry import Issued, Registry
 from gateway.policies import load as load_policies
+from gateway.reports.text import columns
 from gateway.settings import Settings, SettingsError, load
 from gateway.timekeeping import clock_for
 
@@ -143,5 +144,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
         state = f"{row['state']}, now {row['replaced_by']}" if row["replaced_by"] else row["state"]
         shown = (row["id"], row["name"], row["team"], row["prefix"], state, row["created"][:19] + "Z", row["expires"] or "-", _budget(row))
         lines.append(shown)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(columns(lines))

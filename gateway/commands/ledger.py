@@ -25,6 +25,7 @@ from gateway.ledger.sqlite_shelf import SqliteShelf
 from gateway.ledger.verify import verify
 from gateway.money import decimal_text
 from gateway.outcome import Correction, Counted
+from gateway.reports.text import many, seen
 from gateway.settings import Settings
 from gateway.timekeeping import clock_for
 
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep", type=int, default=_KEEP, metavar="MONTHS", help="whole months (UTC) before this one that stay (default: 13)"
     )
     retain.add_argument("--archive", type=Path, metavar="DIR", help="where the archives go (default: archive in FAREGATE_DATA)")
+    lost = "a file that will not come back: what of it is still in the ledger goes into the month's next part"
+    retain.add_argument("--lost", metavar="FILE", default="", help=lost)
     retain.add_argument("--dry-run", action="store_true", help="only say what would go")
     show = actions.add_parser("show", help="check an archive or a backup to its last byte, and print its sums")
     show.add_argument("place", type=Path, metavar="ARCHIVE", help="a file that retain wrote, or a folder that backup made")
@@ -86,7 +89,7 @@ def _retain(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _said(args, asyncio.run(_planned(settings, before)), "nothing is old enough", _planned_line)
     folder = args.archive or settings.data / "archive"
-    return _said(args, asyncio.run(_retained(settings, folder, before)), "nothing is old enough", _retained_line)
+    return _said(args, asyncio.run(_retained(settings, folder, before, args.lost)), "nothing is old enough", _retained_line)
 
 
 async def _planned(settings: Settings, before: datetime) -> list[dict[str, Any]]:
@@ -102,12 +105,12 @@ def _planned_json(start: datetime, charges: Sequence[Charge]) -> dict[str, Any]:
 
 
 def _planned_line(month: dict[str, Any]) -> str:
-    return f"{month['month']}: {_number(month['requests'])} would go: {_amounts(month['charges'])}"
+    return seen(f"{month['month']}: {many(month['requests'], 'request')} would go: {_amounts(month['charges'])}")
 
 
-async def _retained(settings: Settings, folder: Path, before: datetime) -> list[dict[str, Any]]:
+async def _retained(settings: Settings, folder: Path, before: datetime, lost: str) -> list[dict[str, Any]]:
     async with _shelf(settings) as shelf:
-        return [_retained_json(month) async for month in Retention(shelf, folder).run(before)]
+        return [_retained_json(month) async for month in Retention(shelf, folder, lost=lost).run(before)]
 
 
 def _retained_json(month: Month) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def _archive_json(file: Path, contents: archive.Contents) -> dict[str, Any]:
 
 
 def _archive_line(found: dict[str, Any]) -> str:
-    return f"{found['file']}: {found['month']}, {_number(found['requests'])}: {_amounts(found['charges'])}"
+    return seen(f"{found['file']}: {found['month']}, {many(found['requests'], 'request')}: {_amounts(found['charges'])}")
 
 
 def _charge(one: Charge) -> dict[str, Any]:
@@ -166,10 +169,6 @@ def _charge(one: Charge) -> dict[str, Any]:
 
 def _amounts(charges: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{one['team']} {one['amount']} {one['currency']}" for one in charges) or "no charge"
-
-
-def _number(requests: int) -> str:
-    return f"{requests} request{'' if requests == 1 else 's'}"
 
 
 def _backup(args: argparse.Namespace) -> int:
@@ -191,12 +190,12 @@ def _backup_json(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _backup_text(folder: Path, manifest: Manifest, also: str = "") -> str:
-    totals = ", ".join(f"{decimal_text(one.nano)} {one.currency} of {_number(one.requests)}" for one in manifest.totals) or "no request"
-    state = "every invariant holds" if not manifest.problems else "NOT every invariant holds"
-    line = (
-        f"{folder}: {totals}; {manifest.waiting} record{'' if manifest.waiting == 1 else 's'} of the spool; made {manifest.made}; {state}"
+    totals = (
+        ", ".join(f"{decimal_text(one.nano)} {one.currency} of {many(one.requests, 'request')}" for one in manifest.totals) or "no request"
     )
-    return f"{line}\n{also}" if also else line
+    state = "every invariant holds" if not manifest.problems else "NOT every invariant holds"
+    line = f"{folder}: {totals}; {many(manifest.waiting, 'record')} of the spool; made {manifest.made}; {state}"
+    return f"{seen(line)}\n{also}" if also else seen(line)
 
 
 def _secrets(settings: Settings) -> str:
@@ -211,7 +210,7 @@ def _secrets(settings: Settings) -> str:
 def _print_problems(args: argparse.Namespace, problems: Sequence[str]) -> None:
     if not args.json:
         for problem in problems:
-            print(problem)
+            print(seen(problem))
 
 
 def _restore(args: argparse.Namespace) -> int:
@@ -224,7 +223,7 @@ def _restore(args: argparse.Namespace) -> int:
     kept = f" The ledger that was there is {old}." if old else ""
     print(json.dumps(found) if args.json else f"{path}: restored from {args.source}.{kept}")
     if not args.json:
-        print("\n".join(problems) if problems else f"{path}: every invariant holds")
+        print("\n".join(map(seen, problems)) if problems else f"{path}: every invariant holds")
     return 1 if problems else 0
 
 
@@ -261,10 +260,9 @@ def _counted(part: Counted) -> dict[str, Any]:
 
 def _correction_line(one: dict[str, Any]) -> str:
     whose = one["team"] or "no team"
-    budgets = "".join(
-        f"\n  {part['budget']} in {part['period']}: {part['amount']} {part['currency']}{_left_out(part)}" for part in one["budgets"]
-    )
-    return f"{one['at']}  {one['id']}  {whose}  {one['amount']} {one['currency']}  {one['reason']} ({one['source']}){budgets}"
+    line = f"{one['at']}  {one['id']}  {whose}  {one['amount']} {one['currency']}  {one['reason']} ({one['source']})"
+    budgets = (f"  {part['budget']} in {part['period']}: {part['amount']} {part['currency']}{_left_out(part)}" for part in one["budgets"])
+    return "\n".join(map(seen, (line, *budgets)))
 
 
 def _left_out(part: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from gateway.commands.folder import HELP, folder_of
 from gateway.errors import PolicyError
 from gateway.money import Rates, decimal_text
 from gateway.policies import Policies, load
+from gateway.reports.text import many, seen
 
 EXAMPLE = "faregate prices import-litellm model_prices_and_context_window.json --host novita --from 2026-12-01T00:00:00Z"
 
@@ -172,20 +173,16 @@ def _show(result: Review, texts: Mapping[str, str], stated: Stated, written: tup
     sys.stdout.writelines(difference(texts, stated))
     done = f"written to {', '.join(written)}" if written else "to review: nothing was written"
     new = len(result.cards) - len(held)
-    cards = [f"{_count(new, 'new card')}, {done}"] if new else []
+    cards = [f"{many(new, 'new card')}, {done}"] if new else []
     if held:
         names = ", ".join(card.name for card in held)
-        cards.append(f"{_count(len(held), 'new card')} not written ({names}): --allow-drops writes what drops something")
-    as_ours = f"{_count(result.equal, 'price')} {'is' if result.equal == 1 else 'are'} as in policies"
+        cards.append(f"{many(len(held), 'new card')} not written ({names}): --allow-drops writes what drops something")
+    as_ours = f"{many(result.equal, 'price')} {'is' if result.equal == 1 else 'are'} as in policies"
     print(f"{'; '.join(cards) or 'no new card'}; {as_ours}, {len(result.flagged)} to look at", file=sys.stderr)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:300]
+    return seen(text)[:300]
 
 
 def _json(result: Review, source: str, start: datetime, written: tuple[str, ...], held: Sequence[Proposed]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.commands.reading import instant_of, rows_between, settings_with
 from gateway.money import decimal_text
 from gateway.policies import Policies, load
 from gateway.quotes import Quote, quote
-from gateway.simulate.report import amount
+from gateway.simulate.report import amount, counted
 from gateway.simulate.versions import Longer, Traffic, longer, traffic
 from gateway.timekeeping import clock_for
 
@@ -110,7 +110,7 @@ class _Quoted:
         lines = [_text(self.now)]
         currency = self.now.card.currency
         if self._many:
-            lines.append(f"{self._questions:,} such requests: {amount(self.now.nano * self._questions)} {currency}")
+            lines.append(f"{counted(self._questions, 'such request')}: {amount(self.now.nano * self._questions)} {currency}")
         if self._change:
             nano, before = self.then.nano * self._questions, self.now.nano * self._questions
             lines.append(f"With {self._change}:")
@@ -152,7 +152,8 @@ def _team(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"team": args.team, "days": args.days, "next": args.next, "traffic": [_traffic_json(one) for one in found]}))
     else:
-        print("\n".join(_traffic_text(one, args) for one in found) or f"team {args.team}: no charged request in the last {args.days} days")
+        nothing = f"team {args.team}: no charged request in the last {counted(args.days, 'day')}"
+        print("\n".join(_traffic_text(one, args) for one in found) or nothing)
     return 0
 
 
@@ -171,13 +172,14 @@ def _traffic_json(one: Traffic) -> dict[str, Any]:
 
 
 def _traffic_text(one: Traffic, args: argparse.Namespace) -> str:
-    whose = f"team {args.team}, last {args.days} days"
+    whose = f"team {args.team}, last {counted(args.days, 'day')}"
     lines = [
-        f"{whose}: {one.requests:,} requests, {one.output:,} output tokens, {amount(one.nano)} {one.currency}",
-        f"with the answers of {args.next}: {one.output_then:,} output tokens, {amount(one.nano_then)} {one.currency}, at the same prices",
+        f"{whose}: {counted(one.requests, 'request')}, {counted(one.output, 'output token')}, {amount(one.nano)} {one.currency}",
+        f"with the answers of {args.next}: {counted(one.output_then, 'output token')}, {amount(one.nano_then)} {one.currency},"
+        " at the same prices",
     ]
     if one.unchanged:
-        lines.append(f"  {one.unchanged:,} requests are counted as they were: nobody says how long their version's answers are")
+        lines.append(f"  counted as they were: {counted(one.unchanged, 'request')}; nobody says how long their version's answers are")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -27,17 +28,21 @@ from gateway.policies import Policies, load
 from gateway.reconcile.bills import Bill, BillKey, ExportError, Span, filled, joined
 from gateway.reconcile.charges import Tariff, charges
 from gateway.reconcile.compare import Comparison, Table, margin, reach_of
-from gateway.reconcile.exports import read
+from gateway.reconcile.exports import LARGEST, read
 from gateway.reconcile.proposals import HELD_BACK, proposals
 from gateway.reconcile.reasons import Reason, explain
 from gateway.reconcile.report import Reconciled, correction_json, json_of, lines_of, text_of
 from gateway.reconciled import LastTime, Reconciliations
+from gateway.reports.text import many, seen
 from gateway.settings import Settings
+from gateway.standings import zone_of
 from gateway.timekeeping import clock_for
 from gateway.upstream.accounts import Account, UnusableKey, account_for
 
 EXAMPLE = "faregate reconcile usage_data_2026-11-01_2026-11-30.zip --propose corrections.json"
 OURS: Final = "ours"
+_FILES: Final = "the export as the host gave it: ZIP, CSV, JSON or JSON lines; - is standard input"
+_INPUT: Final = Path("-")
 WORD: Final = "apply"
 _PAGE: Final = 2000
 _EDGE: Final = 120
@@ -47,7 +52,7 @@ _VISIBLE: Final = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="the export as the host gave it: ZIP, CSV, JSON or JSON lines")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help=_FILES)
     parser.add_argument("--host", help="the host in policies/hosts; default: the one whose export it is")
     parser.add_argument("--from", dest="start", metavar="DATE", help="leave out the host's days before (or an instant)")
     parser.add_argument("--to", dest="end", metavar="DATE", help="leave out the host's days from then on (or an instant)")
@@ -164,11 +169,19 @@ class _Asked(NamedTuple):
 
 def _read(files: list[Path], zone: tzinfo) -> Bill:
     try:
-        return joined([read(str(file), file.read_bytes(), zone) for file in files])
+        return joined([read("standard input" if file == _INPUT else str(file), _bytes(file), zone) for file in files])
     except OSError as error:
         raise CommandError(f"{error.filename} cannot be read: {error.strerror}.") from None
     except ExportError as error:
         raise CommandError(str(error)) from None
+
+
+def _bytes(file: Path) -> bytes:
+    """What is in a file, or a little more than any export has: the rest would be for nothing."""
+    if file == _INPUT:
+        return sys.stdin.buffer.read(LARGEST + 1)
+    with file.open("rb") as source:
+        return source.read(LARGEST + 1)
 
 
 def _instant(option: str, text: str | None, bill: Bill) -> datetime | None:
@@ -258,7 +271,7 @@ def _mine(bill: Bill, owners: dict[str, str], own: str | None) -> tuple[frozense
 
 
 def _shown(keys: Iterable[BillKey]) -> str:
-    return ", ".join(map(str, keys)) or "none"
+    return seen(", ".join(map(str, keys))) or "none"
 
 
 def _fits(masked: str, key: str) -> bool:
@@ -286,21 +299,21 @@ def _confirm(done: Reconciled, yes: bool) -> None:
             "--apply changes what teams are charged, and nobody is here to be asked. Remedy: look at it first, then pass --yes."
         )
     print(lines_of(done.proposed), file=sys.stderr)
-    print(f"Append these {len(done.proposed)} corrections to the ledger? Type `{WORD}`: ", end="", file=sys.stderr, flush=True)
+    print(f"Append {many(len(done.proposed), 'correction')} to the ledger? Type `{WORD}`: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != WORD:
         raise CommandError("nothing was appended.")
 
 
 async def _apply(settings: Settings, policies: Policies, corrections: Sequence[Correction]) -> int:
     """How many were new. Where a rate is missing, nothing is written."""
-    store, rate = ledger_store(settings), policies.rates.rate
+    store, rate, zones = ledger_store(settings), policies.rates.rate, partial(zone_of, policies.teams)
     await store.start()
     begun = False
     try:
         for one in corrections:
-            wanted(one, await store.budgets(one.at, one.team) if one.team else [], rate)
+            wanted(one, await store.budgets(one.at, one.team) if one.team else [], rate, zones)
         begun = True
-        return await store.correct(corrections, rate)
+        return await store.correct(corrections, rate, zones)
     except CorrectionError as error:
         what = "what stands before it was appended, and the rest not" if begun else "nothing was appended"
         raise CommandError(f"{what}: {error}") from None

@@ -19,6 +19,7 @@ from gateway.commands.reading import HELP as LEDGER
 from gateway.commands.reading import instant_of, rows_between, settings_with
 from gateway.outcome import LedgerRow
 from gateway.policies import Policies, load
+from gateway.reports.text import seen_lines
 from gateway.simulate.chart import svg
 from gateway.simulate.formats import parse, read, turns, written
 from gateway.simulate.lookahead import LOOK_AHEAD
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from None
     if args.chart:
         _draw(args.chart, [report for report in reports if isinstance(report, Report)])
-    print(json.dumps(_json(cases, reports, then)) if args.json else _text(cases, reports, then))
+    print(json.dumps(_json(cases, reports, then)) if args.json else seen_lines(_text(cases, reports, then)))
     return 0
 
 

@@ -12,6 +12,7 @@ from gateway.commands.reading import HELP, settings_with
 from gateway.ledger.postgres_connection import driver, shown
 from gateway.ledger.postgres_verify import verify as verify_database
 from gateway.ledger.verify import verify as verify_file
+from gateway.reports.text import seen
 from gateway.settings import Settings
 
 EXAMPLE = "faregate verify --json"
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"ok": not problems, "ledger": name, "problems": problems}))
     else:
-        print("\n".join(problems) if problems else f"{name}: every invariant holds")
+        print("\n".join(map(seen, problems)) if problems else f"{name}: every invariant holds")
     return 1 if problems else 0
 
 

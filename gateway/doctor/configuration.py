@@ -7,9 +7,11 @@ from datetime import UTC
 
 from gateway.app import check_hosts, on_postgres
 from gateway.clock import instant_text
-from gateway.doctor.findings import Finding, failure, many, ok, warning
+from gateway.doctor.findings import Finding, failure, ok, warning
 from gateway.doctor.patient import Patient
 from gateway.errors import PriceUnknown
+from gateway.front.guard import loopback
+from gateway.reports.text import many
 from gateway.routes import RouteTarget
 from gateway.settings import SettingsError
 
@@ -17,7 +19,6 @@ from gateway.settings import SettingsError
 CALENDAR_DAYS = 60
 # Names in one line.
 _SHOWN = 6
-_LOOPBACK = ("127.", "localhost", "::1")
 
 
 def settings(patient: Patient) -> Iterator[Finding]:
@@ -48,7 +49,7 @@ def settings(patient: Patient) -> Iterator[Finding]:
     if found.admin_token is None:
         text = "is not set: the admin port serves metrics and health only, no console and no admin API"
         yield warning("settings", "FAREGATE_ADMIN_TOKEN", text, "Set it to what `openssl rand -hex 32` prints, if you want them.")
-    elif not found.admin_host.startswith(_LOOPBACK):
+    elif not loopback(found.admin_host):
         text = f"the admin port listens on {found.admin_host}: whoever reaches it and has the token may do everything"
         yield ok("settings", "FAREGATE_ADMIN_HOST", text)
     if not found.warnings:
@@ -73,12 +74,13 @@ def calendars(patient: Patient) -> Iterator[Finding]:
         left = calendar.days_left(today)
         remedy = f"Add the days of the next year to policies/calendars/{calendar.name}.yaml, with their source."
         if left < 0:
-            text = f"ended {-left} days ago: holidays since then are priced as ordinary days"
+            text = f"ended {many(-left, 'day')} ago: holidays since then are priced as ordinary days"
             yield failure("calendar", calendar.name, text, remedy, days_left=left)
         elif left < CALENDAR_DAYS:
-            yield warning("calendar", calendar.name, f"is known for {left} more days, until {calendar.known_until}", remedy, days_left=left)
+            text = f"is known for {many(left, 'more day')}, until {calendar.known_until}"
+            yield warning("calendar", calendar.name, text, remedy, days_left=left)
         else:
-            yield ok("calendar", calendar.name, f"is known until {calendar.known_until}, for {left} days", days_left=left)
+            yield ok("calendar", calendar.name, f"is known until {calendar.known_until}, for {many(left, 'day')}", days_left=left)
 
 
 def prices(patient: Patient) -> Iterator[Finding]:
@@ -92,11 +94,11 @@ def prices(patient: Patient) -> Iterator[Finding]:
         cards[card.name] = card
     doubtful = sorted(name for name, card in cards.items() if not card.verified)
     if doubtful:
-        text = f"{len(doubtful)} of the {len(cards)} cards in force here were never confirmed with a bill: {_some(doubtful)}"
+        text = f"never confirmed with a bill: {len(doubtful)} of {many(len(cards), 'card')} in force here: {_some(doubtful)}"
         remedy = "Compare them with a bill (`faregate reconcile`), then write `verified: true`."
         yield warning("prices", "unverified", text, remedy, cards=doubtful)
     elif cards:
-        yield ok("prices", "verified", f"all {len(cards)} cards in force here are verified")
+        yield ok("prices", "verified", f"{many(len(cards), 'card')} in force here, verified")
 
 
 def routes(patient: Patient) -> Iterator[Finding]:

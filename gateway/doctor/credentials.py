@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.doctor.findings import Finding, failure, many, ok, warning
+from gateway.doctor.findings import Finding, failure, ok, warning
 from gateway.doctor.patient import Patient
 from gateway.errors import UpstreamError
 from gateway.hosts import Host
+from gateway.reports.text import many
 from gateway.upstream.accounts import Account
 from gateway.upstream.key_file import PREFIX, KeyFile
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from gateway.reports.text import many
+
 State = Literal["ok", "warning", "failure"]
 
 
@@ -69,8 +71,3 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
 def worst(findings: Iterable[Finding]) -> State:
     states = {one.state for one in findings}
     return "failure" if "failure" in states else "warning" if "warning" in states else "ok"
-
-
-def many(count: int, what: str) -> str:
-    """A number of things: 1 key, 2 keys."""
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -16,6 +16,7 @@ from gateway.doctor.patient import Patient, real_now
 from gateway.errors import UpstreamError
 from gateway.hosts import Host
 from gateway.money import NANO, decimal_text
+from gateway.reports.text import many
 from gateway.settings import variable_name
 from gateway.upstream.accounts import Account
 
@@ -113,7 +114,7 @@ def _certificate(name: str, trip: Trip) -> Finding:
     text = f"{trip.version} in {trip.tls:g} ms"
     if days is None:
         return ok("tls", name, text, milliseconds=trip.tls)
-    text += f", certificate valid for {days} more days"
+    text += f", certificate valid for {many(days, 'more day')}"
     if days < CERTIFICATE_DAYS:
         remedy = "Nothing here: whoever runs the host must renew it. Be ready for its failure."
         return warning("tls", name, text, remedy, milliseconds=trip.tls, days_left=days)

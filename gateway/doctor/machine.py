@@ -13,6 +13,7 @@ from typing import Any, Final
 from gateway.doctor.findings import Finding, failure, ok, warning
 from gateway.doctor.network import Trip, Trouble, travel
 from gateway.doctor.patient import Patient
+from gateway.reports.text import many
 
 # An answer takes one descriptor for its client and one for its host.
 PER_STREAM: Final = 2
@@ -149,6 +150,7 @@ def _gateway(variable: str, where: str, state: dict[str, Any]) -> Iterator[Findi
         remedy = "Run `faregate check`, mend the folder; it is taken at once."
         yield failure("gateway", "policies", "its last reload was refused, the old policies are in force", remedy)
     if state.get("unsettled"):
-        yield warning("gateway", "spool", f"{state['unsettled']} records wait for its ledger", "Mend the ledger: they are replayed then.")
+        text = f"its ledger has not taken {many(state['unsettled'], 'record')}"
+        yield warning("gateway", "spool", text, "Mend the ledger: they are replayed then.")
     for alarm in state.get("alarms") or ():
         yield warning("gateway", "alarm", str(alarm), "docs/failures.md says what ends it.")

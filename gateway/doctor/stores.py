@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from gateway.app import ledger_file, on_postgres
-from gateway.doctor.findings import Finding, failure, many, ok, warning
+from gateway.doctor.findings import Finding, failure, ok, warning
 from gateway.doctor.patient import Patient, real_now, threaded
 from gateway.errors import LedgerUnavailable
 from gateway.keys.secret import Hasher
@@ -24,6 +24,7 @@ from gateway.ledger import postgres_schema
 from gateway.ledger.postgres_connection import OLDEST_SERVER, ask, close, connect
 from gateway.ledger.sqlite import VERSION
 from gateway.ledger.verify import verify_connection
+from gateway.reports.text import many
 from gateway.shared.link import BUDGET
 
 # Seconds that a look may take; for a large ledger, that is a part of it.

@@ -231,8 +231,10 @@ def _lines(path: Path) -> Iterator[Head | Request | Sums]:
                         raise _damaged(path, "a line is of no known kind")
                 tally.bytes(line)
     except FileNotFoundError as problem:
-        raise ArchiveError(f"there is no archive {path}") from problem
+        raise ArchiveError(f"there is no archive {path}. Remedy: bring its folder back, or name the folder that has it") from problem
     except (OSError, EOFError, ZlibError, msgspec.MsgspecError, KeyError, TypeError, AttributeError) as problem:
+        if isinstance(problem, OSError) and problem.errno:
+            raise unusable(path, problem) from problem
         raise _damaged(path, f"it cannot be read ({type(problem).__name__})") from problem
     if sums is None:
         raise _damaged(path, "its end is missing")
@@ -259,6 +261,12 @@ def _compare(path: Path, found: Sums, stated: Sums) -> None:
         raise _damaged(path, "its checksum is another")
     if found != stated:
         raise _damaged(path, "its sums are not those of its requests")
+
+
+def unusable(path: Path, problem: OSError) -> ArchiveError:
+    """The folder is lost, or its disk fails; nothing is wrong with the file that one knows of."""
+    remedy = "bring the folder back, and run again: a run goes on where the last one ended"
+    return ArchiveError(f"{path} cannot be used ({problem.strerror}). Remedy: {remedy}")
 
 
 def _damaged(path: Path, why: str) -> ArchiveError:

@@ -12,7 +12,7 @@ from gateway.ledger.columns import REQUEST
 from gateway.ledger.corrections import COLUMNS as CORRECTION
 from gateway.ledger.corrections import correction_of
 from gateway.ledger.postgres_connection import ask, check_there, close, connect
-from gateway.ledger.retention import Record, Retired, request_of
+from gateway.ledger.retention import Record, Retired, request_of, taken
 from gateway.outcome import Correction
 
 # A page of old rows comes from the disk; a gateway's own statements have less time.
@@ -44,7 +44,8 @@ _UNFINISHED: Final = "SELECT id, month, part, file, sha256 FROM faregate.archive
 _PART: Final = "SELECT coalesce(max(part), 0) + 1 FROM faregate.archive WHERE month = $1"
 _BEGIN: Final = (
     "INSERT INTO faregate.archive (month, part, file, sha256, made, done)"
-    " VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 0) RETURNING id"
+    " VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 0)"
+    " ON CONFLICT DO NOTHING RETURNING id"
 )
 
 
@@ -99,7 +100,10 @@ class PostgresShelf:
         return int((await self._rows(_PART, month))[0][0])
 
     async def begin(self, month: str, part: int, file: str, sha256: str) -> Record:
-        ((id,),) = await self._rows(_BEGIN, month, part, file, sha256)
+        found = await self._rows(_BEGIN, month, part, file, sha256)
+        if not found:
+            raise taken(month)
+        ((id,),) = found
         return Record(id, month, part, file, sha256)
 
     async def retire(self, record: Record, requests: Sequence[Request]) -> Retired:

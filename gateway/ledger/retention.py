@@ -91,7 +91,7 @@ class Shelf(Protocol):
     async def next_part(self, month: str) -> int: ...
 
     async def begin(self, month: str, part: int, file: str, sha256: str) -> Record:
-        """Durable when it returns."""
+        """Durable when it returns; ArchiveError where another run has begun that part."""
         ...
 
     async def retire(self, record: Record, requests: Sequence[Request]) -> Retired:
@@ -125,22 +125,41 @@ def file_name(month: str, part: int) -> str:
 
 
 class Retention:
-    """One run over one ledger, into one folder, with at most `batch` requests in a transaction."""
+    """One run over one ledger, into one folder, with at most `batch` requests in a transaction.
 
-    def __init__(self, shelf: Shelf, folder: Path, *, batch: int = BATCH, short: float = SHORT) -> None:
+    `lost` names a file that will not come back. What of it is still in the ledger goes into the month's next part; what had left is in the
+    month's sums and its budgets, as before, and its rows are nowhere. Should the file turn up after all, nothing was counted twice.
+    """
+
+    def __init__(self, shelf: Shelf, folder: Path, *, batch: int = BATCH, short: float = SHORT, lost: str = "") -> None:
         self._shelf = shelf
         self._folder = folder
+        self._lost = lost
         self._most, self._batch = batch, min(batch, _FIRST)
         self._short = short
 
     async def run(self, before: datetime) -> AsyncIterator[Month]:
         """Archive every month that ended before an instant, the oldest first; what another run has begun comes before them."""
         with _alone(self._folder):
-            if (record := await self._shelf.unfinished()) is not None:
+            if (record := await self._begun()) is not None:
                 yield await self._finish(record)
             async for start in months(self._shelf, before):
                 if (record := await self._write(start)) is not None:
                     yield await self._finish(record)
+
+    async def _begun(self) -> Record | None:
+        """What another run has left unfinished, unless it is given up."""
+        record = await self._shelf.unfinished()
+        if not self._lost:
+            return record
+        if record is None or record.file != self._lost:
+            what = f"{self._lost} is not what is leaving the ledger" + (f": that is {record.file}" if record else "")
+            raise ArchiveError(f"{what}. Remedy: give up only what a run says that it misses")
+        path = self._folder / record.file
+        if path.exists() or _partial(path).exists():
+            raise ArchiveError(f"{path} is there. Remedy: run again without --lost")
+        await self._shelf.finish(record)
+        return None
 
     async def _write(self, start: datetime) -> Record | None:
         """The archive of a month, on the disk and known to the ledger; None where nothing of it can go."""
@@ -156,8 +175,11 @@ class Retention:
             partial.unlink()
             return None
         contents = archive.check(partial)
-        record = await self._shelf.begin(month, part, path.name, contents.sums.sha256)
-        return record
+        try:
+            return await self._shelf.begin(month, part, path.name, contents.sums.sha256)
+        except ArchiveError:
+            partial.unlink()
+            raise
 
     async def _fill(self, partial: Path, head: Head, start: datetime) -> int:
         begin, end = micros(start), micros(month_after(start))
@@ -187,7 +209,8 @@ class Retention:
         partial = _partial(path)
         if not path.exists() and not partial.exists():
             where = f"{path.name} is not in {path.parent}, and what is in it is leaving the ledger"
-            raise ArchiveError(f"{where}. Remedy: name the folder that has it by --archive")
+            remedy = "name the folder that has it by --archive; where another run is at work, wait for its end"
+            raise ArchiveError(f"{where}. Remedy: {remedy}; where it is lost for ever: --lost {path.name}")
         contents = archive.check(path if path.exists() else partial)
         if contents.sums.sha256 != record.sha256:
             raise ArchiveError(f"{path} is not the file that this ledger wrote. Remedy: name the folder that has that by --archive")
@@ -237,6 +260,10 @@ def _read(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: msgspec.json.decode(row[name]) if row[name] else None for name in names}
 
 
+def taken(month: str) -> ArchiveError:
+    return ArchiveError(f"another run archives {month} just now. Remedy: wait for its end, and use its folder")
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
@@ -254,5 +281,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     except BlockingIOError as problem:
         raise ArchiveError(f"another run writes into {folder}. Remedy: wait for its end") from problem
+    except OSError as problem:
+        raise archive.unusable(Path(problem.filename or folder), problem) from problem
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ from gateway.errors import LedgerUnavailable
 from gateway.ledger import corrections
 from gateway.ledger.archive import Charge, Request
 from gateway.ledger.columns import instant
-from gateway.ledger.retention import Record, Retired, request_of
+from gateway.ledger.retention import Record, Retired, request_of, taken
 from gateway.ledger.sqlite import VERSION
 from gateway.ledger.transaction import transact
 from gateway.outcome import Correction
@@ -132,7 +132,12 @@ class SqliteShelf:
     async def begin(self, month: str, part: int, file: str, sha256: str) -> Record:
         query = "INSERT INTO archive (month, part, file, sha256, made, done) VALUES (?, ?, ?, ?, ?, 0) RETURNING id"
         self._sync("FULL")
-        id = self._write(lambda db, now: db.execute(query, (month, part, file, sha256, now)).get)
+        try:
+            id = self._write(lambda db, now: db.execute(query, (month, part, file, sha256, now)).get)
+        except LedgerUnavailable as problem:
+            if isinstance(problem.__cause__, apsw.ConstraintError):
+                raise taken(month) from problem
+            raise
         return Record(id, month, part, file, sha256)
 
     async def retire(self, record: Record, requests: Sequence[Request]) -> Retired:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
 Kind = Literal["deepseek", "openrouter"]
 Class = Literal["cache_hit", "cache_miss", "output", ""]
@@ -77,6 +77,10 @@ class BillTotal(NamedTuple):
     step: int
 
 
+# What has a model.
+T = TypeVar("T", BillLine, BillCount, BillTotal)
+
+
 class Bill(NamedTuple):
     """Everything that files of one host say."""
 
@@ -120,15 +124,10 @@ class Bill(NamedTuple):
     def called(self, names: dict[str, str]) -> Bill:
         """The same with models under the names that the ledger has for them."""
 
-        def ours(model: str) -> str:
-            return names.get(model, model)
+        def ours(each: T) -> T:
+            return each._replace(model=names[each.model]) if each.model in names else each
 
-        return Bill(
-            self.kind,
-            tuple(line._replace(model=ours(line.model)) for line in self.lines),
-            tuple(count._replace(model=ours(count.model)) for count in self.counts),
-            tuple(total._replace(model=ours(total.model)) for total in self.totals),
-        )
+        return Bill(self.kind, tuple(map(ours, self.lines)), tuple(map(ours, self.counts)), tuple(map(ours, self.totals)))
 
 
 def joined(bills: Iterable[Bill]) -> Bill:
@@ -136,7 +135,8 @@ def joined(bills: Iterable[Bill]) -> Bill:
     found = list(bills)
     if len({bill.kind for bill in found}) > 1:
         raise ExportError("the files are exports of different hosts. Reconcile one host at a time.")
-    _check_twice(found)
+    if len(found) > 1:
+        _check_twice(found)
     whole = Bill(
         found[0].kind,
         tuple(line for bill in found for line in bill.lines),

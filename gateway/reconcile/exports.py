@@ -15,15 +15,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO, TypeVar
 
 from gateway.money import MILLION, NANO
 from gateway.reconcile.bills import Bill, BillCount, BillKey, BillLine, BillTotal, Class, ExportError, Span, joined
+from gateway.reports.text import seen
 
+T = TypeVar("T")
 # A year of a large account is some megabytes; beyond this, it is no export but an attack.
 LARGEST: Final = 64 << 20
 _AMOUNT: Final = frozenset("user_id model api_key_name api_key type price amount".split())
@@ -37,6 +40,7 @@ _CLASSES: Final[Mapping[str, Class]] = {
     "output_tokens": "output",
 }
 _REQUESTS: Final = "request_count"
+_CURRENCY: Final = re.compile("[A-Z]{3}")
 _SHOWN: Final = 40
 # Powers of ten beyond which a figure is no amount of money.
 _LARGE: Final = 15
@@ -50,11 +54,19 @@ def read(name: str, data: bytes, zone: tzinfo = UTC) -> Bill:
         raise ExportError(f"{name} is larger than any usage export ({LARGEST >> 20} MiB).")
     if data[:2] == b"PK":
         return _zipped(name, data, zone)
+    return _records(name, data) if _decoded(name, data).lstrip()[:1] in ("{", "[") else _table(name, data, zone)
+
+
+def _decoded(name: str, data: bytes) -> str:
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ExportError(f"{name}, byte {error.start}: is not UTF-8. It should be the file as the host gave it.") from None
-    return _records(name, text) if text.lstrip()[:1] in ("{", "[") else _table(name, text, zone)
+
+
+def _lines(data: bytes, newline: str) -> TextIO:
+    """The text line by line; the whole of it at once would take four times the file's size."""
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=newline)
 
 
 def _zipped(name: str, data: bytes, zone: tzinfo) -> Bill:
@@ -63,7 +75,7 @@ def _zipped(name: str, data: bytes, zone: tzinfo) -> Bill:
             files = [file for file in folder.infolist() if file.filename.lower().endswith((".csv", ".json", ".jsonl"))]
             if sum(file.file_size for file in files) > LARGEST:
                 raise ExportError(f"{name} unpacks to more than any usage export ({LARGEST >> 20} MiB).")
-            found = [read(f"{name}:{file.filename}", folder.read(file), zone) for file in files]
+            found = [read(seen(f"{name}:{file.filename}"), folder.read(file), zone) for file in files]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, ExportError):
             raise
@@ -104,6 +116,12 @@ class _Cells(NamedTuple):
             raise self.wrong(column, "is not a whole number")
         return int(found)
 
+    def currency(self, column: str) -> str:
+        found = self.text(column).upper()
+        if not _CURRENCY.fullmatch(found):
+            raise self.wrong(column, "is no currency such as USD")
+        return found
+
     def span(self, zone: tzinfo) -> Span:
         dated = "utc_date" in self.cells
         try:
@@ -143,8 +161,8 @@ def day_of(day: date, zone: tzinfo) -> Span:
     return Span(start, end, day.isoformat())
 
 
-def _table(name: str, text: str, zone: tzinfo) -> Bill:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _table(name: str, data: bytes, zone: tzinfo) -> Bill:
+    rows = csv.reader(_lines(data, ""), strict=True)
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
         columns = frozenset(header)
@@ -164,7 +182,7 @@ def _kind_of(name: str, columns: frozenset[str], header: list[str]) -> Callable[
     near = _AMOUNT | _NEW_DAY if "amount" in columns or "type" in columns else _COST | _NEW_DAY if "cost" in columns else frozenset()
     if near and (missing := sorted(near - columns)):
         raise ExportError(f"{name}, line 1: lacks the columns {', '.join(missing)} of DeepSeek's usage export.")
-    shown = ", ".join(header)[: 2 * _SHOWN] or "nothing"
+    shown = seen(", ".join(header)[: 2 * _SHOWN]) or "nothing"
     raise ExportError(f"{name}, line 1: no export that is known has these columns: {shown}. See docs/reconcile.md for those that are.")
 
 
@@ -177,9 +195,10 @@ def _paired(name: str, line: int, header: list[str], row: list[str]) -> dict[str
 def _amounts(rows: Iterator[_Cells], zone: tzinfo) -> Bill:
     lines: list[BillLine] = []
     counts: list[BillCount] = []
+    one = _Ones()
     for row in rows:
-        span, model = row.span(zone), row.text("model")
-        key, account, kind = BillKey(row.text("api_key_name"), row.text("api_key")), row.text("user_id"), row.text("type")
+        span, model = one(row.span(zone)), one(row.text("model"))
+        key, account, kind = one(BillKey(row.text("api_key_name"), row.text("api_key"))), one(row.text("user_id")), row.text("type")
         if kind == _REQUESTS:
             counts.append(BillCount(span, account, model, key, row.count("amount")))
         elif kind in _CLASSES:
@@ -188,6 +207,17 @@ def _amounts(rows: Iterator[_Cells], zone: tzinfo) -> Bill:
         else:
             raise row.wrong("type", f"is none of {', '.join([*_CLASSES, _REQUESTS])}")
     return Bill("deepseek", tuple(lines), tuple(counts))
+
+
+class _Ones:
+    """Each thing once: a large export has the same days, models and keys on hundreds of thousands of lines."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, thing: T) -> T:
+        found: T = self._known.setdefault(thing, thing)
+        return found
 
 
 def _rate(row: _Cells) -> int:
@@ -209,7 +239,7 @@ def _costs(rows: Iterator[_Cells], zone: tzinfo) -> Bill:
     unit = _COARSEST
     for row in rows:
         cost = row.amount("cost")
-        place = row.span(zone), row.text("user_id"), row.text("model"), row.text("currency").upper()
+        place = row.span(zone), row.text("user_id"), row.text("model"), row.currency("currency")
         nano, wallets = found.get(place, (0, 0))
         unit = min(unit, max(1, int(Decimal(NANO).scaleb(max(-9, min(0, int(cost.as_tuple().exponent)))))))
         found[place] = nano + int((cost * NANO).to_integral_value(ROUND_HALF_EVEN)), wallets + 1
@@ -261,10 +291,10 @@ class _Record(NamedTuple):
             raise self.wrong(name, "is no date") from None
 
 
-def _records(name: str, text: str) -> Bill:
+def _records(name: str, data: bytes) -> Bill:
     lines: dict[tuple[Span, str, str], list[int]] = {}
     seen: set[str] = set()
-    for record in _objects(name, text):
+    for record in _objects(name, data):
         if "total_cost" in record.fields:
             if (id := record.text("id")) in seen:
                 continue
@@ -289,12 +319,14 @@ def _records(name: str, text: str) -> Bill:
     )
 
 
-def _objects(name: str, text: str) -> Iterator[_Record]:
+def _objects(name: str, data: bytes) -> Iterator[_Record]:
     """Every record: of one JSON document, or of one a line."""
+    found: Iterable[tuple[str, Any]]
     try:
-        found = [(f"{name}", json.loads(text, parse_float=Decimal))]
+        found = [(name, json.loads(_decoded(name, data), parse_float=Decimal))]
     except (ValueError, RecursionError):
-        found = [(f"{name}, line {number}", _line(name, number, line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = enumerate(_lines(data, "\n"), 1)
+        found = ((f"{name}, line {number}", _line(name, number, line)) for number, line in lines if line.strip())
     for place, value in found:
         inner = value["data"] if isinstance(value, dict) and isinstance(value.get("data"), dict | list) else value
         records = inner if isinstance(inner, list) else [inner]

@@ -14,6 +14,7 @@ from gateway.money import decimal_text
 from gateway.reconcile.bills import CLASSES, Class, Rate, Span
 from gateway.reconcile.charges import NOBODY, Sort, Who
 from gateway.reconcile.compare import Cell, Mark, Pile, Table, Talk, worth
+from gateway.reports.text import many
 
 Reason = Literal[
     "peak_edge", "window", "price_change", "day_edge", "disconnects", "counted", "expired", "cancelled", "taken_as_free",
@@ -199,12 +200,8 @@ def _shifts(one: _Open, reason: Reason, candidates: Callable[[int, int], list[Ma
             marks = candidates(ours, theirs)
             quantity = min(-one.left[ours], one.left[theirs], sum(mark.quantity for mark in marks))
             if quantity > 0:
-                detail = f"{_price(ours)} with us, {_price(theirs)} with the host; {_number(len(marks), 'such answer')}"
+                detail = f"{_price(ours)} with us, {_price(theirs)} with the host; {many(len(marks), 'such answer')}"
                 one.move(reason, quantity, ours, theirs, _weights(marks), detail)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _price(rate: int) -> str:
@@ -332,12 +329,12 @@ def _traffic(cells: list[_Open], talk: Talk) -> None:
             if left > 0 and free and (more is None or 0 < more <= free):
                 taken = _within(left, rate, money)
                 money -= worth(taken, rate)
-                one.add("taken_as_free", taken, rate, dict(talk.free), _number(free, "attempt"))
+                one.add("taken_as_free", taken, rate, dict(talk.free), many(free, "attempt"))
                 left -= taken
             if left > 0 and (more is None or more > 0):
-                one.add("other_traffic", left, rate, {NOBODY: 1}, "" if more is None else _number(more, "request"))
+                one.add("other_traffic", left, rate, {NOBODY: 1}, "" if more is None else many(more, "request"))
             elif left < 0 and more is not None and more < 0:
-                one.add("not_billed", left, rate, one.owners(rate), _number(-more, "request"))
+                one.add("not_billed", left, rate, one.owners(rate), many(-more, "request"))
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------------
@@ -376,7 +373,9 @@ def _same_tokens(cell: Cell, rate: Rate) -> str:
     theirs, ours = cell.theirs.get(rate), cell.ours.get(rate)
     if rate is not None or theirs is None or ours is None or not theirs.tokens or theirs.tokens != ours.tokens:
         return ""
-    return f"card {cell.cards.get(rate, '?')}: {_mean(ours)} with us, {_mean(theirs)} with the host, for the same {ours.tokens} tokens"
+    return (
+        f"card {cell.cards.get(rate, '?')}: {_mean(ours)} with us, {_mean(theirs)} with the host, for the same {many(ours.tokens, 'token')}"
+    )
 
 
 def _mean(pile: Pile) -> str:

@@ -13,9 +13,12 @@ from gateway.reconcile.bills import Rate, Span
 from gateway.reconcile.compare import Beside, Cell, Pile, Table
 from gateway.reconcile.proposals import held_back
 from gateway.reconcile.reasons import MEANINGS, SETTLED, Finding, Part, Reason
+from gateway.reports.text import columns, many, seen
 
 _HEAD: Final = ("day", "model", "class", "billed", "charged", "difference", "tokens", "likely reason")
-_RIGHT: Final = frozenset(range(3, 7))
+_NUMBERS: Final = range(3, 7)
+_PROPOSED: Final = ("at", "team", "route", "model", "class", "amount", "reason")
+_AMOUNT: Final = (5,)
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,9 @@ def text_of(done: Reconciled) -> str:
     """A table with one line for each part of a difference, and what it comes to; what corrections have settled is in the sums only."""
     lines = [_title(done)]
     rows = [row for finding in done.findings if not _settled(finding) for row in _rows(finding)]
-    lines += ["", *_table([_HEAD, *rows])] if rows else ["", "nothing is left to explain"]
+    lines += ["", *columns([_HEAD, *rows], _NUMBERS)] if rows else ["", "nothing is left to explain"]
     lines += ["", *_sums(done)]
-    return "\n".join(lines)
+    return "\n".join(map(seen, lines))
 
 
 def _title(done: Reconciled) -> str:
@@ -203,13 +206,6 @@ def _reason(part: Part) -> str:
     return f"{part.reason} ({part.detail})" if part.detail else part.reason
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [text.rjust(width) if at in _RIGHT else text.ljust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True))]
-        yield "  ".join(cells).rstrip()
-
-
 def _sums(done: Reconciled) -> Iterator[str]:
     reasons = done.reasons()
     for reason, (nano, _) in reasons.items():
@@ -218,7 +214,7 @@ def _sums(done: Reconciled) -> Iterator[str]:
     for other in done.table.beside.values():
         owner = (done.owners or {}).get(str(other.key))
         whose = f", {owner}'s" if owner else ", not this ledger's"
-        yield f"{'':>16}  beside it: key {other.key}{whose}, was billed {decimal_text(other.nano)} for {other.tokens} tokens"
+        yield f"{'':>16}  beside it: key {other.key}{whose}, was billed {decimal_text(other.nano)} for {many(other.tokens, 'token')}"
     yield f"{_signed(done.gap):>16}  gap"
     yield from (f"note: {note}" for note in done.notes)
     yield from _next(done)
@@ -227,26 +223,22 @@ def _sums(done: Reconciled) -> Iterator[str]:
 def _next(done: Reconciled) -> Iterator[str]:
     """What can be done about it."""
     if done.applied is not None:
-        yield f"{_number(done.applied)} appended"
+        yield f"{many(done.applied, 'correction')} appended"
         return
     if done.proposed:
         whole = sum(each.nano for each in done.proposed)
-        yield f"proposed: {_number(len(done.proposed))} of {_signed(whole)} {done.currency} together; --apply appends them"
+        yield f"proposed: {many(len(done.proposed), 'correction')} of {_signed(whole)} {done.currency} together; --apply appends them"
     left = {reason: nano for reason, nano in held_back(done.findings, done.include, done.there).items() if nano}
     if left:
         names = ", ".join(f"{reason} {_signed(nano)}" for reason, nano in left.items())
         yield f"not proposed: {names}; --include REASON proposes them too"
 
 
-def _number(corrections: int) -> str:
-    return "1 correction" if corrections == 1 else f"{corrections} corrections"
-
-
 def lines_of(corrections: Iterable[Correction]) -> str:
     """Proposed corrections, one a line."""
-    rows = [("at", "team", "route", "model", "class", "amount", "reason")]
+    rows = [_PROPOSED]
     rows += [
         (instant_text(each.at), each.team or "-", each.route or "-", each.model, each.cls or "all", _signed(each.nano), each.reason)
         for each in corrections
     ]
-    return "\n".join(_table(rows))
+    return "\n".join(columns(rows, _AMOUNT))

@@ -14,6 +14,7 @@ from typing import Final
 from gateway.clock import instant_text
 from gateway.money import decimal_text
 from gateway.reports.spending import TIMES, Kind, Spending
+from gateway.reports.text import seen
 from gateway.reports.writing import narrowed
 
 _WIDE: Final = 40
@@ -47,7 +48,7 @@ def _bar(nano: int, most: int) -> str:
 
 
 def _span(report: Spending) -> str:
-    return f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, {report.period.zone.key}{narrowed(report)}"
+    return seen(f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, {report.period.zone.key}{narrowed(report)}")
 
 
 def _panels(report: Spending, whole: bool) -> dict[str, _Panel]:
@@ -73,7 +74,7 @@ def _time(report: Spending) -> int | None:
 
 def _label(names: Iterable[str], kind: Kind) -> str:
     """What stands beside a bar. Where a correction or an archived month has no name, what it is stands there once."""
-    texts = [name or _NAMELESS[kind] for name in names]
+    texts = [seen(name) or _NAMELESS[kind] for name in names]
     return " ".join(text for place, text in enumerate(texts) if kind == "charge" or not place or text != texts[place - 1])
 
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.clock import parse_instant
-from gateway.prices import Zone
+from gateway.notation import Zone
 
 _ZONE: Final = TypeAdapter(Zone)
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from gateway.clock import instant_text
 from gateway.money import decimal_text
 from gateway.reports.spending import BASELINE, BASELINE_CURRENCY, By, Group, Kind, Line, Spending
+from gateway.reports.text import columns, seen
 
 CSV_COLUMNS: Final = (
     "kind", "currency", "spent", "estimated", "requests", "cache_hit_tokens", "cache_miss_tokens", "output_tokens", "reasoning_tokens",
@@ -106,15 +107,15 @@ def table(report: Spending) -> str:
     lines, totals = report.lines(), report.totals()
     when = f"{instant_text(report.period.start)} to {instant_text(report.period.end)}, days of {report.period.zone.key}{narrowed(report)}"
     if not lines:
-        return "\n".join([f"nothing was charged from {when}", *report.notes])
+        return "\n".join(map(seen, (f"nothing was charged from {when}", *report.notes)))
     head, rows = _head(report.by), [_row(report.by, line) for line in lines]
     sums = [_row(report.by, line) for line in totals]
     for cells, line in zip(sums, totals, strict=True):
         cells[0] = f"{_TOTAL} {_KINDS[line.kind]}".strip()
     shown = [place for place in range(len(head)) if place < len(report.by) or any(row[place] not in ("", "0") for row in [*rows, *sums])]
-    left = {at for at, place in enumerate(shown) if place < len(report.by) or head[place] in ("kind", "currency")}
-    texts = _aligned([[cells[place] for place in shown] for cells in (head, *rows, *sums)], left)
-    return "\n".join([*texts, f"from {when}", *report.notes])
+    right = {at for at, place in enumerate(shown) if place >= len(report.by) and head[place] not in ("kind", "currency")}
+    texts = columns([[cells[place] for place in shown] for cells in (head, *rows, *sums)], right)
+    return "\n".join([*texts, *map(seen, (f"from {when}", *report.notes))])
 
 
 def _head(by: Sequence[By]) -> list[str]:
@@ -135,10 +136,3 @@ def _row(by: Sequence[By], line: Line) -> list[str]:
     kind = "" if line.kind == "charge" else line.kind
     shared = "" if share is None or "class" in by else f"{share} %"
     return [*names, kind, line.currency, *amounts, *counts, shared, decimal_text(group.saved_nano), baseline]
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: Iterable[int]) -> Iterator[str]:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    pads: list[Callable[[str, int], str]] = [str.ljust if place in left else str.rjust for place in range(len(widths))]
-    for row in rows:
-        yield "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)).rstrip()

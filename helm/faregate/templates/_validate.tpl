@@ -19,6 +19,12 @@
 {{- fail "faregate: all gateways on one PostgreSQL need the same FAREGATE_KEY_PEPPER. Remedy: put it into a Secret (openssl rand -hex 32) and name that in secrets.existing or secrets.from." -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.retention.schedule (eq $v.ledger.store "sqlite") -}}
+{{- fail "faregate: a job cannot reach a ledger in SQLite, which is in the gateway's own volume. Remedy: leave retention.schedule empty and run `faregate ledger retain` in the gateway's pod, or set ledger.store=postgresql." -}}
+{{- end -}}
+{{- if and $v.retention.schedule (not $v.retention.existingClaim) -}}
+{{- fail "faregate: archives must outlive the job that writes them. Remedy: name a PersistentVolumeClaim in retention.existingClaim." -}}
+{{- end -}}
 {{- if and $v.redis.enabled (eq (empty $v.redis.url) (empty $v.redis.existingSecret)) -}}
 {{- fail "faregate: Redis needs its address once. Remedy: set redis.existingSecret (with redis.key), or redis.url, and not both; or redis.enabled=false." -}}
 {{- end -}}
