@@ -58,6 +58,14 @@ def _period(kind: PeriodKind, zone: str, at: datetime) -> Period:
     return Period(first.strftime("%Y-%m"), _begins((first + timedelta(32)).replace(day=1), place))
 
 
+def beginning(kind: Literal["day", "week", "month"], zone: str, at: datetime) -> datetime:
+    """When the period began that an instant falls into; where clocks changed since, that is an hour off its usual length."""
+    place = ZoneInfo(zone)
+    day = at.astimezone(place).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    gone = {"day": 0, "week": day.weekday(), "month": day.day - 1}[kind]
+    return _begins(day - timedelta(gone), place)
+
+
 def _hour_end(at: datetime, local: datetime) -> datetime:
     return at + timedelta(minutes=60 - local.minute)
 

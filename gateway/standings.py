@@ -8,11 +8,11 @@ from __future__ import annotations
 from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.budgets import OWN, period
+from gateway.budgets import OWN, beginning, period
 from gateway.clock import instant_text
 from gateway.money import NANO, decimal_text
 from gateway.outcome import BudgetState
@@ -75,13 +75,13 @@ def _standing(state: BudgetState, stated: tuple[BudgetRow, BudgetState] | None, 
     row, zero = stated
     in_force = (state.period, state.currency, bool(state.key)) == (zero.period, zero.currency, row.per == "key")
     shown = replace(state, limit=zero.limit) if in_force else state
-    return Standing(shown, forecast(shown, at), in_force)
+    return Standing(shown, forecast(shown, at, row.zone), in_force)
 
 
-def forecast(state: BudgetState, at: datetime) -> int | None:
+def forecast(state: BudgetState, at: datetime, zone: str | None = None) -> int | None:
     """spent + spent / elapsed x remaining, rounded up; None without an end, and until 2 % of the period are over (and an
     hour, where the period is longer than that)."""
-    start = began(state)
+    start = began(state, zone)
     if state.resets_at is None or start is None:
         return None
     elapsed, remaining = at - start, state.resets_at - at
@@ -91,22 +91,36 @@ def forecast(state: BudgetState, at: datetime) -> int | None:
     return state.spent - (-state.spent * (remaining // _MICROSECOND) // (elapsed // _MICROSECOND))
 
 
-def began(state: BudgetState) -> datetime | None:
-    """When the period of a budget began; None for one without an end."""
-    length = _length(state.period)
-    return None if state.resets_at is None or length is None else state.resets_at - length
+def zone_of(teams: Mapping[str, TeamRow], state: BudgetState) -> str | None:
+    """The zone by whose days the policies count a budget; None where they do not state it, such as the budget of a key to itself."""
+    rows = teams[state.team].budgets if state.team in teams else ()
+    return next((row.zone for row in rows if row.budget == state.budget), None)
 
 
-def _length(name: str) -> timedelta | None:
-    """How long the period of this name is, but for a change of the clock within it."""
-    if name == "total":
+def began(state: BudgetState, zone: str | None) -> datetime | None:
+    """When the period of a budget began; None for one without an end. `zone` is that of its days (see zone_of).
+
+    Without it, or where it is another one by now, the clocks are taken not to have changed within the period.
+    """
+    if state.resets_at is None or state.period == "total":
         return None
-    if "T" in name:
-        return _HOUR
+    if "T" in state.period:
+        # An hour that the clock repeats has a name of its own.
+        return state.resets_at - _HOUR
+    kind, length = _kind(state.period)
+    usual = state.resets_at - length
+    within = usual + 2 * _HOUR
+    if zone is None or period(kind, zone, within) != (state.period, state.resets_at):
+        return usual
+    return beginning(kind, zone, within)
+
+
+def _kind(name: str) -> tuple[Literal["day", "week", "month"], timedelta]:
+    """What the period of this name is, and how long it is, but for a change of the clock within it."""
     if "W" in name:
-        return timedelta(days=7)
+        return "week", timedelta(days=7)
     year, month, *day = map(int, name.split("-"))
-    return timedelta(days=1 if day else monthrange(year, month)[1])
+    return ("day", timedelta(days=1)) if day else ("month", timedelta(days=monthrange(year, month)[1]))
 
 
 def summed(found: Iterable[Standing]) -> Iterator[BudgetState]:

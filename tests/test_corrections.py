@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace as replaced
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import pytest
 from msgspec.structs import replace
 
+from gateway.budgets import PeriodKind
+from gateway.budgets import period as period_of
 from gateway.cli import CommandError
 from gateway.commands.reconcile import _apply
 from gateway.errors import BudgetExceeded
 from gateway.ledger.corrections import wanted
-from gateway.ledger.port import CorrectionError, Store, same_currency
+from gateway.ledger.port import CorrectionError, Store, no_zone, same_currency
 from gateway.ledger.sqlite import SqliteStore
 from gateway.outcome import BudgetState, Claim, Correction, Counted
 from gateway.policies import default_folder
 from gateway.policies import load as load_policies
-from gateway.settings import load
+from gateway.settings import Settings, load
+from gateway.teams import TeamRow
 from tests.ledgers import AT, HOLD
 from tests.stores import DAY, LEASE, Place, charged
 
@@ -30,6 +35,10 @@ BILLED = Correction("deepseek-2026-11-20-1", AT, "search", "", "r", "deepseek", 
 
 def yuan(source: str, target: str, _at: datetime) -> Fraction | None:
     return Fraction(1) if source == target else Fraction(7) if (source, target) == ("USD", "CNY") else None
+
+
+def settings_of(place: Place) -> Settings:
+    return load({"FAREGATE_LEDGER": f"sqlite:///{place.url}" if "://" not in place.url else place.url}, None)
 
 
 async def spent(store: Store) -> dict[str, int]:
@@ -121,7 +130,7 @@ class TestCorrections:
     async def test_a_reconciliation_without_a_rate_appends_nothing(self, store: Store, place: Place) -> None:
         """Not even what stands before it: a part of a cell would be charged to some of its teams only."""
         await charge(store, 400, MONTH)
-        settings = load({"FAREGATE_LEDGER": f"sqlite:///{place.url}" if "://" not in place.url else place.url}, None)
+        settings = settings_of(place)
         shipped, given = load_policies(default_folder()), [replace(BILLED, id="c0", team="chat"), BILLED]
         with pytest.raises(CommandError, match=r"^nothing was appended: .* has no rate between them"):
             await _apply(settings, shipped, given)
@@ -181,6 +190,52 @@ async def test_they_are_on_the_disk_when_they_are_acknowledged(tmp_path: object)
     await store.close()
 
 
+NEW_YORK = "America/New_York"
+# Where its clocks change: on 8 March and on 1 November. The first day of each period.
+CHANGES: list[tuple[PeriodKind, str]] = [
+    *(("day", "2026-11-01"), ("week", "2026-10-26"), ("month", "2026-11-01")),
+    *(("day", "2026-03-08"), ("week", "2026-03-02"), ("month", "2026-03-01")),
+]
+
+
+@pytest.mark.parametrize("claimed_before", [False, True])
+@pytest.mark.parametrize(("kind", "day"), CHANGES)
+async def test_a_period_in_which_clocks_change_counts_from_its_first_second_to_its_last(
+    store: Store, place: Place, kind: PeriodKind, day: str, claimed_before: bool
+) -> None:
+    """By the zone that the policies state."""
+    start, second = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(NEW_YORK)).astimezone(UTC), timedelta(seconds=1)
+    name, ends = period_of(kind, NEW_YORK, start)
+    before = period_of(kind, NEW_YORK, start - second)
+    assert ends is not None
+    await charge(store, 400, Claim("search", "b", "", name, "USD", 9_000, ends))
+    if claimed_before:
+        await charge(store, 400, Claim("search", "b", "", before.name, "USD", 9_000, before.ends), id="r2")
+    stated = {"budget": "b", "amount": "1", "currency": "USD", "period": kind, "zone": NEW_YORK}
+    team = TeamRow.model_validate({"team": "search", "routes": ["*"], "budgets": [stated]})
+    instants = {"before": start - second, "first": start, "last": ends - second, "after": ends}
+
+    given = [replace(BILLED, id=id, at=at) for id, at in instants.items()]
+    assert await _apply(settings_of(place), replaced(load_policies(default_folder()), teams={"search": team}), given) == 4
+
+    counted = {one.id: [part.period for part in one.counted] for one in await store.corrections(instants["before"], ends + second)}
+    assert counted == {"before": [before.name] if claimed_before else [], "first": [name], "last": [name], "after": []}
+
+
+@pytest.mark.parametrize(("kind", "day"), CHANGES[:3])
+async def test_where_no_file_states_the_zone_the_first_hour_counts_all_the_same(store: Store, kind: PeriodKind, day: str) -> None:
+    """As of the budget that a key has to itself: where clocks go back, its day is longer than others."""
+    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(NEW_YORK)).astimezone(UTC)
+    name, ends = period_of(kind, NEW_YORK, start)
+    await charge(store, 400, Claim("search", "key", "search-1a2b3c", name, "USD", 9_000, ends))
+
+    mine = replace(BILLED, key="search-1a2b3c")
+    await store.correct([replace(mine, id=str(early), at=start - timedelta(seconds=early)) for early in (0, 1)])
+
+    counted = {one.id: len(one.counted) for one in await store.corrections(start - timedelta(1), AT)}
+    assert counted == {"0": 1, "1": 0}
+
+
 def period(name: str, ends: datetime | None) -> BudgetState:
     return BudgetState("search", "b", "", name, "USD", 1, 1, 0, 1, 0, ends)
 
@@ -207,4 +262,4 @@ OTHERS = [period("2026-11-20T02+0000", datetime(2026, 11, 20, 3, tzinfo=UTC)), p
     ],
 )
 def test_each_budget_has_one_period_of_a_kind(at: datetime, states: list[BudgetState], names: list[str]) -> None:
-    assert [one.name[3] for one in wanted(replace(BILLED, at=at), states, same_currency)] == names
+    assert [one.name[3] for one in wanted(replace(BILLED, at=at), states, same_currency, no_zone)] == names

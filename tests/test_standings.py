@@ -115,7 +115,7 @@ def test_a_forecast_is_never_below_what_is_spent_and_exact_but_for_less_than_a_n
     at = parse_instant("2025-01-01T00:00:00Z") + timedelta(milliseconds=after)
     name, ends = period(kind, "UTC", at)
     found = state(period=name, resets_at=ends, spent=spent)
-    start, expected = began(found), forecast(found, at)
+    start, expected = began(found, None), forecast(found, at)
 
     assert ends is not None
     assert start is not None
@@ -128,7 +128,28 @@ def test_a_forecast_is_never_below_what_is_spent_and_exact_but_for_less_than_a_n
 
 def test_a_period_of_another_zone_begins_at_its_midnight() -> None:
     name, ends = period("day", "Asia/Shanghai", NOW)
-    assert began(state(period=name, resets_at=ends)) == parse_instant("2026-11-19T16:00:00Z")
+    for zone in ("Asia/Shanghai", None, "UTC"):
+        assert began(state(period=name, resets_at=ends), zone) == parse_instant("2026-11-19T16:00:00Z")
+
+
+@given(
+    st.sampled_from(["hour", "day", "week", "month"]),
+    st.sampled_from(["America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Africa/Cairo", "America/Santiago", "Asia/Shanghai"]),
+    st.integers(0, 3 * 365 * 86_400),
+)
+def test_a_period_begins_where_the_one_before_it_ends(kind: PeriodKind, zone: str, after: int) -> None:
+    name, ends = period(kind, zone, parse_instant("2025-01-01T00:00:00Z") + timedelta(seconds=after))
+    start = began(state(period=name, resets_at=ends), zone)
+
+    assert start is not None
+    assert period(kind, zone, start) == (name, ends)
+    assert period(kind, zone, start - timedelta(seconds=1)).ends == start
+
+
+def test_a_forecast_knows_how_long_the_day_is_in_which_clocks_change() -> None:
+    name, ends = period("day", "America/New_York", parse_instant("2026-11-01T12:00:00Z"))
+    found = state(period=name, resets_at=ends, spent=10)
+    assert forecast(found, parse_instant("2026-11-01T09:00:00Z"), "America/New_York") == 50
 
 
 # What a caller has

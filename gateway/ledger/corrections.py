@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final, NamedTuple
+from zoneinfo import available_timezones
 
 import apsw
 import msgspec
@@ -13,7 +15,7 @@ import msgspec
 from gateway.ledger import budget_rows
 from gateway.ledger.balances import Name
 from gateway.ledger.columns import instant, microseconds
-from gateway.ledger.port import CorrectionError, Rates
+from gateway.ledger.port import CorrectionError, Rates, Zones
 from gateway.outcome import BudgetState, Correction, Counted
 from gateway.standings import began
 
@@ -21,6 +23,8 @@ from gateway.standings import began
 COLUMNS: Final = "id at team key route host model currency nano cls reason source request".split()
 CLASSES: Final = ("", "cache_hit", "cache_miss", "output")
 _LARGEST: Final = 2**63 - 1
+# No clock goes back by more.
+_SHIFT: Final = timedelta(hours=2)
 _NAMES: Final = ", ".join(COLUMNS)
 _KNOWN: Final = f"SELECT {_NAMES} FROM correction WHERE id = ?"
 _KEEP: Final = f"INSERT INTO correction ({_NAMES}, claims, made) VALUES ({', '.join('?' * (len(COLUMNS) + 2))})"
@@ -60,16 +64,16 @@ def known_otherwise(id: str) -> CorrectionError:
     return CorrectionError(f"correction {id} is in the ledger with other contents. Remedy: give the new one an id of its own.")
 
 
-def wanted(correction: Correction, budgets: Iterable[BudgetState], rates: Rates) -> list[Wanted]:
+def wanted(correction: Correction, budgets: Iterable[BudgetState], rates: Rates, zones: Zones) -> list[Wanted]:
     """What it would move in each of these budgets of its team that it falls under, rounded up once like any charge."""
-    return [Wanted(_name(state), _converted(correction, state, rates)) for state in _covering(correction, budgets)]
+    return [Wanted(_name(state), _converted(correction, state, rates)) for state in _covering(correction, budgets, zones)]
 
 
-def _covering(correction: Correction, budgets: Iterable[BudgetState]) -> list[BudgetState]:
+def _covering(correction: Correction, budgets: Iterable[BudgetState], zones: Zones) -> list[BudgetState]:
     """Of each budget the period that the instant falls into: the first that ends after it, where that had begun."""
     found: dict[tuple[str, str, str, str], BudgetState] = {}
     for state in budgets:
-        if state.key in ("", correction.key) and _covers(state, correction.at):
+        if state.key in ("", correction.key) and _covers(state, zones(state), correction.at):
             # A day and a month are two budgets, also where the policies gave the second the name of the first.
             kind = (state.budget, state.key, state.currency, re.sub(r"\d", "0", state.period))
             other = found.get(kind)
@@ -78,8 +82,19 @@ def _covering(correction: Correction, budgets: Iterable[BudgetState]) -> list[Bu
     return sorted(found.values(), key=_name)
 
 
-def _covers(state: BudgetState, at: datetime) -> bool:
-    return state.resets_at is None or (at < state.resets_at and (began(state) or at) <= at)
+def _covers(state: BudgetState, zone: str | None, at: datetime) -> bool:
+    start = began(state, zone)
+    if state.resets_at is None or start is None:
+        return True
+    if zone is None and at < start <= at + _SHIFT:
+        # In the zone of a key's own budget, which no file states, clocks may have gone back: it began earlier, where there is such a zone.
+        start = min(began(state, one) or start for one in _zones())
+    return start <= at < state.resets_at
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def _ends(state: BudgetState) -> int:
@@ -100,7 +115,7 @@ def _converted(correction: Correction, state: BudgetState, rates: Rates) -> int:
     return -(-correction.nano * rate.numerator // rate.denominator)
 
 
-def correct(db: apsw.Cursor, now: int, correction: Correction, rates: Rates) -> bool:
+def correct(db: apsw.Cursor, now: int, correction: Correction, rates: Rates, zones: Zones) -> bool:
     """Append one correction and count it in its budgets; False where it is known."""
     columns = columns_of(correction)
     known = db.execute(_KNOWN, (correction.id,)).get
@@ -109,7 +124,7 @@ def correct(db: apsw.Cursor, now: int, correction: Correction, rates: Rates) -> 
             raise known_otherwise(correction.id)
         return False
     states = budget_rows.states(db.connection, columns[1], correction.team) if correction.team else []
-    counted = [_count(db, one) for one in wanted(correction, states, rates)]
+    counted = [_count(db, one) for one in wanted(correction, states, rates, zones)]
     db.execute(_KEEP, (*columns, counted_text(counted), now))
     return True
 

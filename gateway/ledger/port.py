@@ -90,6 +90,13 @@ class Page(NamedTuple):
 
 # What one unit of a currency (first) is in another at an instant, as `Conversions.rate` knows it; None where nobody does.
 Rates = Callable[[str, str, datetime], Fraction | None]
+# By the days of which zone a budget is counted, as `standings.zone_of` knows it; None where nobody does.
+Zones = Callable[[BudgetState], str | None]
+
+
+def no_zone(state: BudgetState) -> str | None:
+    """The zones of who knows none."""
+    return None
 
 
 def same_currency(source: str, target: str, at: datetime) -> Fraction | None:
@@ -186,7 +193,7 @@ class Store(Protocol):
 
     async def tally(self, question: Question, take: Take) -> None: ...
 
-    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int: ...
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency, zones: Zones = no_zone) -> int: ...
 
     async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]: ...
 
@@ -273,12 +280,13 @@ class Ledger(Protocol):
         """
         ...
 
-    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int:
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency, zones: Zones = no_zone) -> int:
         """Durable when it returns: how many of these were not in the ledger before; the same again has no effect.
 
         Each counts in the budgets of its team (and key) that have been claimed in the period of its `at`, at `rates` where the
-        budget is in another currency. What goes beyond a limit is added to the overrun; a budget gets back at most what it has
-        spent. CorrectionError where an id is known with other contents, or a rate is missing: those before it are kept.
+        budget is in another currency; by `zones` a period has its true length where clocks change. What goes beyond a limit is added
+        to the overrun; a budget gets back at most what it has spent. CorrectionError where an id is known with other contents, or a
+        rate is missing: those before it are kept.
         """
         ...
 

@@ -15,7 +15,7 @@ from gateway.ledger.columns import REQUEST, instant, lines_text, microseconds, r
 from gateway.ledger.corrections import COLUMNS as CORRECTION
 from gateway.ledger.corrections import columns_of, known_otherwise, wanted
 from gateway.ledger.gone import late_of
-from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Trail, same_currency
+from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Trail, Zones, no_zone, same_currency
 from gateway.ledger.postgres_connection import PATIENCE_SECONDS, close, connect_soon
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_verify import verify
@@ -126,12 +126,12 @@ class PostgresStore:
     async def tally(self, question: Question, take: Take) -> None:
         await self._reader.tally(question, take)
 
-    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency) -> int:
+    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency, zones: Zones = no_zone) -> int:
         new = 0
         for correction in given:
             columns = columns_of(correction)
             states = await self._reader.budgets(correction.at, correction.team) if correction.team else []
-            claims = [{**dict(zip(_NAME, one.name, strict=True)), "nano": one.nano} for one in wanted(correction, states, rates)]
+            claims = [{**dict(zip(_NAME, one.name, strict=True)), "nano": one.nano} for one in wanted(correction, states, rates, zones)]
             answer = await self._writer.correct(_encode({**dict(zip(CORRECTION, columns, strict=True)), "claims": claims or None}))
             if answer == "other":
                 raise known_otherwise(correction.id)

@@ -23,7 +23,7 @@ from gateway.ledger.columns import REQUEST, microseconds, request_row
 from gateway.ledger.flusher import Flusher
 from gateway.ledger.keeper import Keeper, touch_log
 from gateway.ledger.opening import keep_a_log, private_file, sync_folder
-from gateway.ledger.port import Closed, CorrectionError, Event, Mark, Page, Rates, Spend, SpendBy, Trail, same_currency
+from gateway.ledger.port import Closed, CorrectionError, Event, Mark, Page, Rates, Spend, SpendBy, Trail, Zones, no_zone, same_currency
 from gateway.ledger.tallies import tally_file
 from gateway.ledger.verify import verify_connection
 from gateway.ledger.writer import Operation, Writer
@@ -186,10 +186,11 @@ class SqliteStore:
         except apsw.Error as problem:
             raise LedgerUnavailable(f"The ledger cannot be read ({type(problem).__name__}).", retry_after=1) from problem
 
-    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency) -> int:
+    async def correct(self, given: Sequence[Correction], rates: Rates = same_currency, zones: Zones = no_zone) -> int:
         new = 0
         for first in range(0, len(given), _CORRECTIONS):
-            made, refusal = await self._open_writer.submit(partial(_correct, given[first : first + _CORRECTIONS], rates), durable=True)
+            some = given[first : first + _CORRECTIONS]
+            made, refusal = await self._open_writer.submit(partial(_correct, some, rates, zones), durable=True)
             new += made
             if refusal is not None:
                 raise refusal
@@ -264,12 +265,12 @@ class SqliteStore:
             self._checkpoint_at = self._log_pages if anew else self._pages + self._log_pages
 
 
-def _correct(given: Sequence[Correction], rates: Rates, db: apsw.Cursor, now: int) -> tuple[int, CorrectionError | None]:
+def _correct(given: Sequence[Correction], rates: Rates, zones: Zones, db: apsw.Cursor, now: int) -> tuple[int, CorrectionError | None]:
     """How many were new, up to the first that is refused."""
     new = 0
     for correction in given:
         try:
-            new += corrections.correct(db, now, correction, rates)
+            new += corrections.correct(db, now, correction, rates, zones)
         except CorrectionError as refusal:
             return new, refusal
     return new, None
