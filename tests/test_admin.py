@@ -94,21 +94,24 @@ class Plane:
         self.ready: tuple[int, dict[str, Any]] = (200, {"ready": True})
         self._session = session
 
-    async def ask(self, path: str, token: str | bytes | None = TOKEN, method: str = "GET", scheme: bytes = b"Bearer") -> tuple[int, Any]:
+    async def ask(
+        self, path: str, token: str | bytes | None = TOKEN, method: str = "GET", scheme: bytes = b"Bearer", host: str | None = None
+    ) -> tuple[int, Any]:
         header = scheme + b" " + (token.encode() if isinstance(token, str) else token) if token is not None else None
         headers = {"authorization": header.decode("utf-8", "surrogateescape")} if header else {}
+        headers |= {"host": host} if host else {}
         async with self._session.request(method, path, headers=headers) as answer:
             return answer.status, await (answer.json() if "json" in answer.headers["content-type"] else answer.text())
 
 
 @asynccontextmanager
-async def plane(tmp_path: Path, token: str | None) -> AsyncIterator[Plane]:
+async def plane(tmp_path: Path, token: str | None, bound: str = "127.0.0.1") -> AsyncIterator[Plane]:
     ledger = Embedded(tmp_path / "ledger.db")
     await ledger.start()
     book = Book(load(default_folder()))
     served: list[Plane] = []
     readiness: Callable[[], tuple[int, dict[str, Any]]] = lambda: served[0].ready  # noqa: E731
-    app = build_admin(ledger=ledger, metrics=Text(), policies=book, hosts=lambda: HOSTS, readiness=readiness, token=token)
+    app = build_admin(ledger=ledger, metrics=Text(), policies=book, hosts=lambda: HOSTS, readiness=readiness, token=token, bound=bound)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     running = asyncio.create_task(server.serve())
     for _ in range(10_000):
@@ -132,6 +135,28 @@ async def admin(tmp_path: Path) -> AsyncIterator[Plane]:
 
 OPEN = ["/metrics", "/healthz", "/readyz"]
 CLOSED = ["/admin/v1/requests", "/admin/v1/requests/r1", "/admin/v1/policies", "/admin/v1/hosts"]
+
+
+HERE = ["localhost", "LOCALHOST:8081", "gateway.localhost", "localhost.:1", "127.0.0.1", "127.9.8.7:8081", "[::1]", "[::1]:8081"]
+ELSEWHERE = ["evil.example", "evil.example:8081", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1evil", "10.0.0.1", "[::2]"]
+
+
+@pytest.mark.parametrize("path", OPEN)
+async def test_a_port_of_this_machine_alone_answers_who_asked_for_this_machine(tmp_path: Path, path: str) -> None:
+    """A page that has led its own name here, and so may read the answers, has its own name in Host."""
+    async with plane(tmp_path, TOKEN) as admin:
+        assert [(await admin.ask(path, None, host=host))[0] for host in HERE] == [200] * len(HERE)
+        for host in ELSEWHERE:
+            status, body = await admin.ask(path, None, host=host)
+            assert (status, "FAREGATE_ADMIN_HOST" in body["error"]["message"]) == (421, True)
+        # With the token from anywhere: a proxy with TLS may stand in front, and passes the name on under which it was asked.
+        assert (await admin.ask("/admin/v1/requests", host="faregate.example"))[0] == 200
+
+
+@pytest.mark.parametrize("bound", ["0.0.0.0", "::", "10.1.2.3", "faregate.internal"])
+async def test_a_port_of_a_network_answers_under_any_name(tmp_path: Path, bound: str) -> None:
+    async with plane(tmp_path, TOKEN, bound) as admin:
+        assert [(await admin.ask(path, None, host="faregate-0.faregate:8081"))[0] for path in OPEN] == [200] * 3
 
 
 async def test_without_a_token_only_metrics_and_health_exist(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -189,6 +190,38 @@ async def test_garbage_behind_a_request_does_not_break_into_its_answer() -> None
         assert (await client.head())[0] == 200
         await client.send(b"\x00\x01garbage\r\n\r\n")
         assert b"HTTP/1.1 400" not in await client.until_closed()
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("team=%00", "team"),
+        ("by=team&key=a%0ab", "key"),
+        ("last=7d&zone=UTC%7F", "zone"),
+        ("te%1fam=a", "te\x1fam"),
+        ("team=%0", None),
+        ("team=100%25+of%20it%C3%A9&to=%2500", None),
+        ("", None),
+    ],
+)
+async def test_a_parameter_with_a_control_character_is_refused_by_its_name(query: str, named: str | None) -> None:
+    """Before any ledger is asked: PostgreSQL takes no NUL in a text, where SQLite does."""
+    asked: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["query_string"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with served(Guard(app)) as port, connected(port) as client:
+        await client.send(f"GET /admin/v1/spend?{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = await client.answer()
+
+    if named is None:
+        assert (answer.status, asked) == (200, [query.encode()])
+    else:
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["param"], repr(named) in error["message"], asked) == (400, named, True, [])
 
 
 def test_the_headers_come_back_by_name() -> None:

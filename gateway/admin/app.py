@@ -24,6 +24,7 @@ from gateway.admin.views import docs_page, explained_json, request_json
 from gateway.console.app import add_closed_console, add_console
 from gateway.console.desk import Desk
 from gateway.errors import FaregateError
+from gateway.front.guard import loopback, meant_here
 from gateway.ledger.port import Ledger
 from gateway.metrics import CONTENT_TYPE
 
@@ -54,17 +55,18 @@ def build_admin(
     keys: KeyDesk | None = None,
     budgets: BudgetDesk | None = None,
     port: int = 8080,
+    bound: str = "",
 ) -> FastAPI:
     """The app of the admin port. Without a token there is no admin API, no schema, no docs, and a console that says how to set one.
 
     `hosts` is every host with `configured` and the models that it serves now; `readiness` is status and body of /readyz; `port` is
-    where requests are served, for the examples of the console.
+    where requests are served, for the examples of the console; `bound` is the address on which this app is served.
     """
     sources = _Sources(ledger, policies, metrics, hosts, readiness)
     app = FastAPI(title="Faregate admin", docs_url=None, redoc_url=None, openapi_url="/openapi.json" if token else None)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(FaregateError, _own_error)
-    app.include_router(_open(sources))
+    app.include_router(_open(sources), dependencies=[Depends(_here)] if loopback(bound) else [])
     if not token:
         add_closed_console(app)
         return app
@@ -102,6 +104,14 @@ def _open(sources: _Sources) -> APIRouter:
         return Response(await asyncio.to_thread(sources.metrics.text), headers={"content-type": CONTENT_TYPE})
 
     return router
+
+
+def _here(request: Request) -> None:
+    """Refuse who did not ask for this machine: a web page can lead its own name here, and would then read what needs no token."""
+    host = request.headers.get("host")
+    if host is not None and not meant_here(host):
+        said = "This port is for this machine alone: ask for it as localhost or 127.0.0.1, or set FAREGATE_ADMIN_HOST."
+        raise HTTPException(421, said)
 
 
 def _closed(sources: _Sources) -> APIRouter:

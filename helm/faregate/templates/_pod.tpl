@@ -91,7 +91,10 @@
 metadata:
   annotations:
     checksum/policies: {{ include "faregate.policiesDigest" . }}
-    checksum/secrets: {{ include "faregate.ownSecrets" . | sha256sum }}
+    {{- with include "faregate.ownSecrets" . | fromYaml }}
+    {{- /* Whoever may read pods may not read Secrets: scrypt makes a short one slow to guess, and the release's name keeps releases apart. */}}
+    checksum/secrets: {{ derivePassword 1 "maximum" (toYaml .) $.Release.Namespace (include "faregate.fullname" $) | sha256sum }}
+    {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
