@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Raw
@@ -166,11 +166,11 @@ def _merged(known: Any, more: Any) -> Any:
 # ---- whole answers of a host
 
 
-def fault_of(body: Any) -> HostError | None:
+def fault_of(body: Any, secrets: Sequence[str] = ()) -> HostError | None:
     """Why a host's whole answer with status 200 is no answer: an error in it, no choices, or a finish that is none. None: it is one."""
     if _plain(body):
         return None
-    error = error_of(body)
+    error = error_of(body, secrets)
     if error is not None:
         return error
     choices = objects(body.get("choices")) if isinstance(body, dict) else []
@@ -179,7 +179,7 @@ def fault_of(body: Any) -> HostError | None:
     bad = next((choice for choice in choices if good_finish(choice.get("finish_reason")) is None), None)
     if bad is None:
         return None
-    return HostError(None, None, f"The host ended the answer with finish_reason {clean(str(bad.get('finish_reason')))[:40]!r}.")
+    return HostError(None, None, f"The host ended the answer with finish_reason {clean(str(bad.get('finish_reason')), secrets)[:40]!r}.")
 
 
 def _plain(body: Any) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from math import ceil
 from typing import TypeVar
 
 from msgspec.json import Encoder
+from msgspec.structs import replace
 
 from gateway import receipts
 from gateway.budgets import claims
@@ -108,7 +109,7 @@ class Attempts:
 
         Raises NoDeployment where another request has taken the last place since.
         """
-        at = self._terms.at.timestamp()
+        at = self._terms.seconds
         for candidate in self._waiting:
             if self._boards(candidate, at):
                 if candidate is not self.journey.candidate:
@@ -226,11 +227,11 @@ class Attempts:
             self._answer = answer = await self.watch.guard(self._ports.upstream.open(call))
             self.watch.opened()
             if answer.status != 200:
-                raise await self._refused(answer)
+                raise await self._refused(answer, account.secrets(headers))
             self._note_prompt()
             if not journey.streams_upstream:
                 self._prove()
-            await self.reply.take(answer)
+            await self.reply.take(answer, account.secrets(headers))
         except (ClientGone, FaregateError) as failure:
             return failure
         return self.reply.failure
@@ -249,9 +250,9 @@ class Attempts:
         if seat is not None and seat.place is not None and prints is not None and terms.foresight is not None and terms.ask is not None:
             terms.foresight.sent(terms.ask, seat.place, prints)
 
-    async def _refused(self, answer: Answer) -> FaregateError:
+    async def _refused(self, answer: Answer, secrets: Sequence[str]) -> FaregateError:
         body = await glimpse(answer, self.watch, ERROR_LIMIT)
-        error = read_error(answer.status, body)
+        error = read_error(answer.status, body, secrets)
         found = refusal(self.journey.deployment.host.host, answer.status, error, answer.retry_after, self._ports.clock.now())
         found.billed = states_use(self.reply.meter, body) or found.billed
         return found
@@ -354,7 +355,9 @@ class Attempts:
         reply = self.reply
         if failure is not None or reply.stopped:
             self.hang_up()
-        usage = await self._usage(failure)
+        usage = reply.meter.billed() if failure is None else None
+        if usage is None and self.sent and _may_be_billed(failure):
+            usage = await self._counted(failure)
         charged = None
         if usage is not None:
             charged = receipts.charge_for(self.journey, usage, reply.meter.host_cost, reply.meter.disputed, ended)
@@ -366,30 +369,27 @@ class Attempts:
         self._tell_health(failure, usage, ended)
         self._call = None
 
-    async def _usage(self, failure: Exception | None) -> Usage | None:
-        """What the host reported; else what we count; None where certainly nothing was billed."""
-        usage = self.reply.meter.billed() if failure is None else None
-        if usage is None and self.sent and _may_be_billed(failure):
-            # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
-            usage = await finished(asyncio.to_thread(self.reply.usage, failure is None))
-            usage = receipts.unheard(self.journey, usage) if self.deserted else usage
-        return usage
+    async def _counted(self, failure: Exception | None) -> Usage:
+        """What we count where the host reported nothing."""
+        # Counting a long answer takes a while, and its vocabulary half a second once: other streams must not wait for it.
+        usage = await finished(asyncio.to_thread(self.reply.usage, failure is None))
+        return receipts.unheard(self.journey, usage) if self.deserted else usage
 
     def _tell_health(self, failure: Exception | None, usage: Usage | None, ended: datetime) -> None:
-        ticket, self._ticket = self._ticket, None
+        ticket, self._ticket, at = self._ticket, None, ended.timestamp()
         if ticket is None:
             return
         problem = trouble(failure) if failure is not None else None
         if problem is not None and problem.kind == "locked" and self._call is not None:
             problem = problem._replace(mended=self._accounts.of(self.journey.deployment).renewal(self._call.headers))
-        if self._leave_seat(problem, failure is None, ended.timestamp()):
+        if self._leave_seat(problem, failure is None, at):
             # The engine is well: only this replica of it is not.
             problem = None
         watch = self.watch
         steady = failure is None and usage is not None and usage.output >= STEADY and usage.reported
         alarm = self._health.ended(
             ticket,
-            ended.timestamp(),
+            at,
             problem,
             answered=failure is None,
             opening=watch.opening if self.journey.streams_upstream else None,
@@ -453,7 +453,7 @@ class Attempts:
 
 
 def _capped(journey: Journey, terms: Terms, tokens: int) -> Candidate:
-    return capped(journey.plan._replace(attempts=(journey.candidate,)), journey.request, terms, tokens).chosen
+    return capped(replace(journey.plan, attempts=(journey.candidate,)), journey.request, terms, tokens).chosen
 
 
 async def _granted(holds: Iterator[Hold], ask: Callable[[Hold], Awaitable[Grant]]) -> tuple[Hold, Grant]:

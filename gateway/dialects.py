@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -127,11 +128,9 @@ def detail_text(raw: Raw) -> str:
     return "".join(detail.text or detail.summary or "" for detail in details)
 
 
-def dig(body: Any, path: str) -> Any:
-    """The value at a dotted path; None where there is none."""
-    if "." not in path:
-        return body.get(path) if isinstance(body, dict) else None
-    for name in path.split("."):
+def dig(body: Any, path: Iterable[str]) -> Any:
+    """The value under these keys, each inside the one before; None where there is none."""
+    for name in path:
         if not isinstance(body, dict):
             return None
         body = body.get(name)
@@ -214,15 +213,18 @@ _KEYS = re.compile(
     | [\w.-]{40,}"""
 )
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+_REMOVED = "[removed]"
+# A shorter one is no host's key, but a word that an engine of one's own was given for want of a key: none, EMPTY, token.
+SHORTEST_SECRET = 8
 MESSAGE_LIMIT = 500
 # Our own code for an error that is a web page: of a proxy or a firewall, not of the host's API.
 PAGE = "web_page"
 
 
-def read_error(status: int, body: bytes) -> HostError:
+def read_error(status: int, body: bytes, secrets: Sequence[str] = ()) -> HostError:
     """The error of an HTTP answer with an error status, in any dialect; a body that is none gives a general text."""
     try:
-        found = error_of(read_json(body))
+        found = error_of(read_json(body), secrets)
     except ValueError:
         found = None
     if found is None and body.lstrip()[:1] == b"<":
@@ -232,8 +234,28 @@ def read_error(status: int, body: bytes) -> HostError:
     return HostError(status, found.code, found.message)
 
 
-def error_of(body: Any) -> HostError | None:
-    """The error that a JSON object states, or None: in the shape of OpenAI, GMI, Novita, SiliconFlow, Nebius, Google or TGI."""
+def error_of(body: Any, secrets: Sequence[str] = ()) -> HostError | None:
+    """The error that a JSON object states, or None; no text of it repeats `secrets`, the credentials that were sent to this host."""
+    found = _stated(body)
+    if found is None:
+        return None
+    code = None if found.code is None else clean(found.code, secrets)
+    return HostError(found.status, code, clean(found.message, secrets) or "The host reported an error.")
+
+
+def clean(text: str, secrets: Sequence[str] = ()) -> str:
+    """A host's text fit for a client or a log: on one line, at most 500 characters, without `secrets` or what looks like a key.
+
+    Secrets go first, out of the whole text: what a limit or a pattern had cut would not be known again.
+    """
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, _REMOVED)
+    return _KEYS.sub(_REMOVED, _CONTROLS.sub(" ", text[: 4 * MESSAGE_LIMIT]))[:MESSAGE_LIMIT].strip()
+
+
+def _stated(body: Any) -> HostError | None:
+    """As the host wrote it, in the shape of OpenAI, GMI, Novita, SiliconFlow, Nebius, Google or TGI."""
     if isinstance(body, list) and body:
         # Google puts it into a list of one.
         body = body[0]
@@ -255,16 +277,11 @@ def error_of(body: Any) -> HostError | None:
     return None
 
 
-def clean(text: str) -> str:
-    """A host's text fit for a client or a log: on one line, at most 500 characters, without anything that looks like a key."""
-    return _KEYS.sub("[removed]", _CONTROLS.sub(" ", text[: 4 * MESSAGE_LIMIT]))[:MESSAGE_LIMIT].strip()
-
-
 def _error_object(error: dict[str, Any]) -> HostError:
     inner = _inner_error(error.get("details"))
     if inner is not None:
         return inner
-    kind = error.get("type") or dig(error, "metadata.error_type")
+    kind = error.get("type") or dig(error, ("metadata", "error_type"))
     return _error(error, error.get("message"), kind)
 
 
@@ -273,7 +290,7 @@ def _inner_error(details: Any) -> HostError | None:
     if not isinstance(details, str):
         return None
     try:
-        return error_of(read_json(details.encode("utf-8", "replace")))
+        return _stated(read_json(details.encode("utf-8", "replace")))
     except ValueError:
         return None
 
@@ -289,10 +306,8 @@ def _error(holder: dict[str, Any], message: Any, kind: Any) -> HostError:
     code = holder.get("code")
     status = next((value for value in (code, holder.get("status"), holder.get("status_code")) if _is_status(value)), None)
     name = code if isinstance(code, str) and not code.isdigit() else kind
-    text = clean(message) if isinstance(message, str) else ""
-    return HostError(
-        int(status) if status is not None else None, clean(name) if isinstance(name, str) else None, text or "The host reported an error."
-    )
+    text = message if isinstance(message, str) else ""
+    return HostError(int(status) if status is not None else None, name if isinstance(name, str) else None, text)
 
 
 def _is_status(value: Any) -> bool:

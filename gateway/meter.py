@@ -5,6 +5,7 @@ Report shapes read: DeepSeek, OpenAI, OpenRouter, llama.cpp (timings), SGLang (r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -20,8 +21,8 @@ from gateway.usage import Source, Sources, Usage
 KEPT = 4 << 20
 # A host's cost has fewer digits than this on either side of its point.
 LONGEST = 40
-CACHED = ("prompt_cache_hit_tokens", "prompt_tokens_details.cached_tokens", "timings.cache_n")
-REASONING = ("completion_tokens_details.reasoning_tokens", "reasoning_tokens")
+CACHED = (("prompt_cache_hit_tokens",), ("prompt_tokens_details", "cached_tokens"), ("timings", "cache_n"))
+REASONING = (("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",))
 
 
 class Tally:
@@ -98,6 +99,7 @@ class Meter:
         self._body: dict[str, Any] = {}
         self._raw: tuple[Raw, Raw] | None = None
         self._final = False
+        self._failed = False
         self._unread: list[dict[str, Any]] = []
         self._report: Report | _Absurd | None = _UNREAD
         self._answer: Tally | None = None
@@ -128,23 +130,26 @@ class Meter:
     @property
     def used(self) -> bool:
         """Whether the host has worked: it has produced text, or states a count or a cost that is not zero."""
-        return self.produced or any(type(figure) in (int, Decimal) and figure > 0 for figure in self.reported.values())
+        return self.produced or _states_use(self.reported)
 
-    def report(self, usage: Raw, timings: Raw, *, final: bool) -> None:
-        """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: the host has ended every choice."""
-        if bytes(usage).strip() == b"{}":
+    def report(self, usage: Raw, timings: Raw, *, final: bool, failed: bool = False) -> None:
+        """Usage as it came in a chunk. The last one counts, reports are never summed; `final`: the host has ended every choice.
+
+        `failed`: it came with an error. Zeros never take back what was reported at the end of the answer.
+        """
+        if bytes(usage).strip() == b"{}" or (self._final and not _states_use(_read_or_none(usage))):
             return
         self._raw = (usage, timings)
         self._report = _UNREAD
-        self._final = final
+        self._final, self._failed = final, failed
 
-    def feed_answer(self, body: dict[str, Any]) -> None:
-        """A whole answer, as read_json gives it."""
+    def feed_answer(self, body: dict[str, Any], *, failed: bool = False) -> None:
+        """A whole answer, as read_json gives it; `failed`: it is none, but an error that holds something of one."""
         self._body = {"usage": body.get("usage"), "timings": body.get("timings")}
         self._raw = None
         self._report = _UNREAD
         self._unread = objects(body.get("choices"))
-        self._final = True
+        self._final, self._failed = True, failed
         for choice in self._unread:
             self.finish = self.finish or good_finish(choice.get("finish_reason"))
 
@@ -166,11 +171,11 @@ class Meter:
 
     @property
     def host_cost(self) -> str | None:
-        """The host's own cost, in its currency, as the decimal text of its bytes; None where it states none."""
+        """The host's own cost, in its currency, as the decimal text of its bytes; None where it states none at its answer's end."""
         path = self._deployment.host.writes.cost
-        if path is None:
+        if path is None or not self._final or self._hollow:
             return None
-        value = dig(self._answer_object(), path)
+        value = dig(self._answer_object(), path.split("."))
         if isinstance(value, Decimal):
             # A written-out number of a million digits would be an attack; receipts judge the amount.
             return format(value, "f") if value.is_finite() and -LONGEST < value.adjusted() < LONGEST else str(value)
@@ -178,9 +183,17 @@ class Meter:
 
     @property
     def disputed(self) -> bool:
-        """Whether the host reported figures that cannot be, or that contradict each other."""
+        """Whether the host reported figures that cannot be, or that contradict each other or its own answer."""
         report = self._read()
-        return report is not None and (isinstance(report, _Absurd) or report.disputed)
+        return report is not None and (isinstance(report, _Absurd) or report.disputed or self._hollow)
+
+    @property
+    def _hollow(self) -> bool:
+        """Whether a host that failed after it had written reports nothing of it: that is its initial value, and no bill."""
+        if not (self._failed and self.produced):
+            return False
+        report = self._read()
+        return isinstance(report, Report) and not (report.prompt and report.output)
 
     def billed(self) -> Usage | None:
         """What the host reported as its bill; None where it did not, or where its figures cannot be.
@@ -188,7 +201,7 @@ class Meter:
         Only a report that came with the finish or after it is the bill: one in between says how far the host was then.
         """
         report = self._read()
-        return self._as_reported(report) if isinstance(report, Report) and self._final else None
+        return self._as_reported(report) if isinstance(report, Report) and self._final and not self._hollow else None
 
     def usage(self) -> Usage:
         """What was used: as billed, else as counted here, which takes a while for a long answer."""
@@ -225,8 +238,9 @@ class Meter:
             raise _Absurd("usage is not an object")
         deployment = self._deployment
         prompt_ceiling = 2 * deployment.context
-        output_ceiling = prompt_ceiling * max(1, self._choices)
-        hit = _first(body, (*deployment.host.writes.cached_paths, *CACHED), output_ceiling)
+        output_ceiling = prompt_ceiling * self._choices
+        hit = _first(body, deployment.cached_at, output_ceiling)
+        hit = _first(body, CACHED, output_ceiling) if hit is None else hit
         miss = _whole(usage.get("prompt_cache_miss_tokens"), prompt_ceiling)
         prompt = _whole(usage.get("prompt_tokens"), prompt_ceiling)
         if prompt is None and hit is not None and miss is not None:
@@ -288,7 +302,7 @@ class Meter:
         return 1 if self.reasoning.chunks and ended else 0
 
 
-def _first(body: dict[str, Any], paths: tuple[str, ...], ceiling: int) -> int | None:
+def _first(body: dict[str, Any], paths: Iterable[tuple[str, ...]], ceiling: int) -> int | None:
     """The first count that is there; a path starts at the answer or at its usage."""
     usage = body["usage"]
     for path in paths:
@@ -310,6 +324,11 @@ def _whole(value: Any, ceiling: int) -> int | None:
 
 def _read_or_none(raw: Raw) -> Any:
     return read_json(raw) if raw else None
+
+
+def _states_use(usage: Any) -> bool:
+    """Whether any figure of a usage object is not zero."""
+    return isinstance(usage, dict) and any(type(figure) in (int, Decimal) and figure > 0 for figure in usage.values())
 
 
 def _add(tally: Tally, text: Any) -> None:

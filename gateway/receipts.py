@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.money import MILLION, NANO, Parts, charge, cost
 from gateway.outcome import Attempt, Baseline, Billed, Claim, Hold, LedgerRow, PlanNote, Spent, Status
 from gateway.policies import Policies
-from gateway.prices import Band, Card
+from gateway.prices import Band
 from gateway.request import Caller, ChatRequest
 from gateway.router import TYPICAL_OUTPUT, Candidate, Plan
 from gateway.sanitise import streamed
@@ -129,14 +129,15 @@ class Journey:
     def hold(self, claims: tuple[Claim, ...] = (), least: int | None = None, nano: int | None = None) -> Hold:
         """A reservation of `nano` and at least `least`; of the most that this request can cost where nothing else is said."""
         chosen, deployment = self.candidate, self.deployment
+        # Words in the order of the record, numbers by their names: to find a name, all fields before it are looked at.
         return Hold(
-            id=self.request.id,
-            team=self.caller.team,
-            key=self.caller.key,
-            route=self.plan.route.name,
-            host=deployment.host.host,
-            model=deployment.model.model,
-            currency=chosen.card.currency,
+            self.request.id,
+            self.caller.team,
+            self.caller.key,
+            self.plan.route.name,
+            deployment.host.host,
+            deployment.model.model,
+            chosen.card.currency,
             nano=self.paid + (chosen.worst if nano is None else nano),
             expected=self.paid + chosen.expected,
             worst=self.paid + chosen.worst,
@@ -157,7 +158,7 @@ class Journey:
     def streaming(self) -> Journey:
         """The same with the answer streamed from the host, so that it can be ended on its way."""
         chosen = self.candidate
-        asked = chosen if self.streams_upstream else chosen._replace(sanitised=streamed(chosen.sanitised, self.deployment))
+        asked = chosen if self.streams_upstream else replace(chosen, sanitised=streamed(chosen.sanitised, self.deployment))
         return self.at(asked, self.paid, stretched=True)
 
 
@@ -194,8 +195,8 @@ def unheard(journey: Journey, usage: Usage) -> Usage:
 
 def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: bool, ended: datetime) -> Charge:
     """The charge of this usage: the card's, or the host's own figure where its row says so and it is believable."""
-    candidate = journey.candidate
-    card, band, _ = _settled(journey, ended)
+    candidate, model = journey.candidate, journey.deployment.model.model
+    card, band, _ = journey.policies.prices.charged(candidate.card, model, journey.started, ended)
     parts = charge(band.rates, usage.cache_hit, usage.cache_miss, usage.output)
     # A cost that came before the end of an answer that was then cut is no bill.
     host_cost = host_cost if usage.reported or disputed else None
@@ -205,12 +206,6 @@ def charge_for(journey: Journey, usage: Usage, host_cost: str | None, disputed: 
     if host_nano is None or host_nano > max(candidate.worst, parts.total):
         return Charge(parts.total, parts, card.name, band, host_nano, True)
     return Charge(host_nano, _scaled(parts, host_nano), card.name, band, host_nano, disputed)
-
-
-def _settled(journey: Journey, ended: datetime) -> tuple[Card, Band, datetime]:
-    """Card, band and instant by the rule of the card that was in force at the start."""
-    card = journey.candidate.card
-    return journey.policies.prices.settled(card.host, journey.deployment.model.model, card.currency, journey.started, ended)
 
 
 def _nano_of(text: str | None) -> int | None:
@@ -250,17 +245,18 @@ def row(journey: Journey, verdict: Verdict, legs: tuple[Leg, ...], ended: dateti
         usage, parts = _used(legs), _parts(legs)
         nano = parts.total if parts else 0
         charged = charged or next((each.charged for each in reversed(legs) if each.charged), None)
+    # As in `Journey.hold`: words in the order of the record, numbers by their names.
     return LedgerRow(
-        id=request.id,
-        team=journey.caller.team,
-        key=journey.caller.key,
-        route=journey.plan.route.name,
-        host=deployment.host.host,
-        model=deployment.model.model,
-        contract=deployment.contract.contract,
-        edits=(*map(str, candidate.sanitised.edits), *verdict.edits),
-        usage=usage,
-        currency=candidate.card.currency,
+        request.id,
+        journey.caller.team,
+        journey.caller.key,
+        journey.plan.route.name,
+        deployment.host.host,
+        deployment.model.model,
+        deployment.contract.contract,
+        (*map(str, candidate.sanitised.edits), *verdict.edits),
+        usage,
+        candidate.card.currency,
         nano=nano,
         parts=parts,
         card=charged.card if charged else candidate.card.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from gateway.dialects import good_finish, read_chunk
+from gateway.dialects import Choice, Delta, call_text, detail_text, good_finish, read_chunk
 from gateway.errors import UpstreamError
 from gateway.meter import Meter
 from gateway.shape import NULL, StreamShape
@@ -55,25 +55,42 @@ async def _pay(shape: StreamShape, sink: Send, watch: Watch, more: More) -> None
             await watch.deliver(sink(out))
 
 
-async def hear_out(answer: Answer, unheard: bytes, meter: Meter, watch: Watch) -> None:
-    """Read a stream that was ended for the client to the host's own end, for its bill alone; where it breaks off there is none."""
+async def hear_out(answer: Answer, unheard: bytes, meter: Meter, watch: Watch, tell: More) -> None:
+    """Read a stream that was ended for the client to the host's own end, for its bill alone; where it breaks off, what came is counted.
+
+    `tell` lets the client know that there is life. Whatever becomes of the host, the answer is good and is given next.
+    """
     splitter, data = Splitter(), unheard
     with suppress(UpstreamError, BadStream):
         while not any([_overhear(event, meter) for event in splitter.feed(data)]):
+            await tell()
             if not (data := await watch.guard(answer.read())):
                 return
+    watch.forgive()
 
 
 def _overhear(event: bytes, meter: Meter) -> bool:
-    """Take the usage of an event; whether it is the last one."""
+    """Take the text and the usage of an event; whether it is the last one."""
     data = data_of(event) or b""
     with suppress(ValueError):
         chunk = read_chunk(data)
         for choice in chunk.choices or ():
+            _count(choice, meter)
             meter.finish = meter.finish or good_finish(choice.finish_reason)
         if chunk.usage and chunk.usage != NULL:
             meter.report(chunk.usage, chunk.timings, final=meter.finish is not None)
     return data.strip() == b"[DONE]"
+
+
+def _count(choice: Choice, meter: Meter) -> None:
+    """The host bills this text, although nobody gets it."""
+    delta = choice.delta or Delta()
+    if reasoning := delta.reasoning_content or delta.reasoning or detail_text(delta.reasoning_details):
+        meter.reasoning.add(reasoning)
+    if delta.content:
+        meter.answer.add(delta.content)
+    if calls := call_text(delta):
+        meter.answer.add_calls(calls, beside=bool(delta.content))
 
 
 async def collect(answer: Answer, watch: Watch, limit: int = WHOLE_LIMIT, blanks: Send | None = None) -> bytes:

@@ -6,7 +6,7 @@ Each takes the opened answer, holds back its end, and gives it after the charge 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ from gateway.watch import Watch
 NO_STREAM = ("application/json", "text/html")
 # Seconds of nothing but keep-alive blanks after which the client gets them too.
 KEEP_ALIVE_AFTER = 5.0
+# What readers of server-sent events pass over.
+COMMENT = b": the answer is being charged\n\n"
 # Seconds after which a client that waits for an answer in the making hears of us: less than most proxies wait.
 SILENCE = 30.0
 
@@ -80,6 +82,7 @@ class Reply(ABC):
         self._experience = experience
         self.meter = Meter(journey.deployment, journey.candidate.sanitised.prompt_tokens, journey.request.answers)
         self.failure: FaregateError | None = None
+        self._secrets: Sequence[str] = ()
         self._counted: int | None = None
 
     @property
@@ -134,8 +137,9 @@ class Reply(ABC):
         """Cached and other prompt tokens, as a charge would count them now."""
         return self.meter.prompt or (0, self._count_prompt())
 
-    def take(self, answer: Answer) -> Coroutine[Any, Any, None]:
-        """Read an answer whose status is 200; raises UpstreamError."""
+    def take(self, answer: Answer, secrets: Sequence[str] = ()) -> Coroutine[Any, Any, None]:
+        """Read an answer whose status is 200; raises UpstreamError. No error repeats `secrets`, the credentials that were sent for it."""
+        self._secrets = secrets
         return self._take(answer)
 
     @abstractmethod
@@ -167,12 +171,23 @@ class Reply(ABC):
 
 
 class StreamReply(Reply):
-    """Chunks as they come; the finish chunk and all after it wait for the charge."""
+    """Chunks as they come; the finish chunk and all after it wait for the charge.
+
+    While a host is heard to its end for its bill alone, the client gets a comment after each `silence` seconds.
+    """
 
     def __init__(
-        self, journey: Journey, responder: Responder, watch: Watch, experience: Experience, stretch: Stretch | None = None
+        self,
+        journey: Journey,
+        responder: Responder,
+        watch: Watch,
+        experience: Experience,
+        stretch: Stretch | None = None,
+        silence: float = SILENCE,
     ) -> None:
         super().__init__(journey, responder, watch, experience, stretch)
+        self._silence = silence
+        self._heard = 0.0
         tokenizer = self._deployment.contract.tokenizer
         purse = stretch.purse(self.meter, tokenizer, journey.prompt_bound, self._prompt) if stretch else None
         self._more = stretch.more if stretch and purse else None
@@ -201,10 +216,12 @@ class StreamReply(Reply):
     async def _take(self, answer: Answer) -> None:
         if answer.content_type in NO_STREAM:
             raise await self._no_stream(answer)
+        self.shape.secrets = self._secrets
         await pump(answer, self.shape, self._sink, self._watch, self._more)
         if self.shape.stopped == "limit" and self._journey.bills_on:
             # What we do not pass on is billed all the same.
-            await hear_out(answer, self.shape.unheard, self.meter, self._watch)
+            self._heard = monotonic()
+            await hear_out(answer, self.shape.unheard, self.meter, self._watch, self._tell)
         if self.shape.failure is not None:
             self.failure = self._failed(self.shape.failure)
 
@@ -212,6 +229,19 @@ class StreamReply(Reply):
         if not self._responder.started:
             await self._responder.start_stream(self.headers)
         await self._responder.send(data)
+
+    async def _tell(self) -> None:
+        """A comment, which every reader of events skips, once the client has heard nothing for `silence` seconds."""
+        if self._silent():
+            await self._sink(COMMENT)
+
+    def _silent(self) -> bool:
+        """Whether it is time for a word; then the time counts anew."""
+        now = monotonic()
+        if now - self._heard < self._silence:
+            return False
+        self._heard = now
+        return True
 
     async def finish(self, row: LedgerRow) -> None:
         await self._sink(self.shape.tail(self._priced(row)))
@@ -231,11 +261,11 @@ class StreamReply(Reply):
         """An answer that is no stream although one was asked for: an error in a 200, a whole answer, or a page of a proxy."""
         raw = await collect(answer, self._watch)
         json, fault = answer.content_type == "application/json", None
-        said = read_error(answer.status, raw).message if json else f"it sent {answer.content_type}"
+        said = read_error(answer.status, raw, self._secrets).message if json else f"it sent {answer.content_type}"
         with suppress(ValueError):
             body = read_json(raw)
             feed_anyway(self.meter, body)
-            fault = fault_of(body) if json else None
+            fault = fault_of(body, self._secrets) if json else None
         billed = self.meter.used
         if fault is not None and not billed:
             return stated(self._deployment.host.host, fault)
@@ -258,10 +288,9 @@ class AssembledReply(StreamReply):
         stretch: Stretch | None = None,
         silence: float = SILENCE,
     ) -> None:
-        super().__init__(journey, responder, watch, experience, stretch)
+        super().__init__(journey, responder, watch, experience, stretch, silence)
         self._assembler = Assembler()
         self._size = 0
-        self._silence = silence
         self._heard = monotonic()
 
     async def _sink(self, data: bytes) -> None:
@@ -269,9 +298,10 @@ class AssembledReply(StreamReply):
         if self._size > WHOLE_LIMIT:
             raise UpstreamError(f"The host's answer is larger than {WHOLE_LIMIT} bytes.", dispatched=True)
         self._assembler.feed_events(data)
-        now = monotonic()
-        if now - self._heard >= self._silence:
-            self._heard = now
+        await self._tell()
+
+    async def _tell(self) -> None:
+        if self._silent():
             if not self._responder.started:
                 await self._responder.start_whole(self.headers)
             await self._responder.send(b"\n")
@@ -333,12 +363,13 @@ class WholeReply(Reply):
             # A page of a proxy is free; a broken answer is not.
             billed = bool(text) and answer.content_type != "text/html"
             raise UpstreamError(f"{self._deployment.host.host} sent no JSON.", dispatched=True, billed=billed) from None
-        fault = fault_of(body)
+        fault = fault_of(body, self._secrets)
         if fault is not None:
             self.failure = self._failed(fault, body)
             return
         self._body = body
-        self._edits = tuple([edit.name for edit in normalise_answer(body, self._deployment)])
+        if edits := normalise_answer(body, self._deployment):
+            self._edits = tuple([edit.name for edit in edits])
         # After the inline reasoning was split off: its share of the text decides its share of the tokens.
         self.meter.feed_answer(body)
 
@@ -377,7 +408,7 @@ class WholeReply(Reply):
 def feed_anyway(meter: Meter, body: Any) -> None:
     """Let the meter see a failed answer that says what it used or holds text: that much the host has done."""
     if isinstance(body, dict) and (isinstance(body.get("usage"), dict) or isinstance(body.get("choices"), list)):
-        meter.feed_answer(body)
+        meter.feed_answer(body, failed=True)
 
 
 def states_use(meter: Meter, raw: bytes) -> bool:

@@ -8,6 +8,7 @@ the charge is made before the client sees the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,6 +112,8 @@ class StreamShape:
         self._rest: list[bytes] = []
         self._fault: BadStream | None = None
         self._ended = False
+        self.secrets: Sequence[str] = ()
+        """What no error may repeat of what was sent to the host."""
         self.done = False
         self.stopped: Literal["limit", "budget"] | None = None
         self.failure: StreamFailure | None = None
@@ -272,7 +275,8 @@ class StreamShape:
         usage = b"" if chunk.usage == NULL else bytes(chunk.usage)
         if usage:
             # What a host reports beside its failure is its bill all the same.
-            self._meter.report(chunk.usage, chunk.timings, final=self._closed or error is not None)
+            failed = self.failure is not None
+            self._meter.report(chunk.usage, chunk.timings, final=self._closed or failed, failed=failed)
         if self.failure is not None:
             return b""
         if not parts:
@@ -387,7 +391,7 @@ class StreamShape:
             return None
         finish = good_finish(choice.finish_reason)
         if finish is None:
-            self._fail("bad_finish", f"The host ended the answer with finish_reason {clean(choice.finish_reason)[:40]!r}.")
+            self._fail("bad_finish", f"The host ended the answer with finish_reason {clean(choice.finish_reason, self.secrets)[:40]!r}.")
         self._meter.finish = self._meter.finish or finish
         return finish
 
@@ -441,7 +445,7 @@ class StreamShape:
     @property
     def _closed(self) -> bool:
         """Whether the host itself has ended every choice; a limit of ours ends nothing for it."""
-        return all(side.ended for side in self._sides.values())
+        return len(self._sides) >= self._choices and all(side.ended for side in self._sides.values())
 
     @property
     def _complete(self) -> bool:
@@ -456,7 +460,7 @@ class StreamShape:
         if chunk.choices and (not chunk.error or chunk.error == NULL) and not gave_up(chunk.choices):
             return None
         try:
-            return error_of(read_json(data_of(event) or b""))
+            return error_of(read_json(data_of(event) or b""), self.secrets)
         except ValueError:
             return None
 

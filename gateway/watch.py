@@ -122,6 +122,12 @@ class Watch:
             if self._waiting_for:
                 self._task.cancel()
 
+    def forgive(self) -> None:
+        """The host took too long over what nobody waits for: the answer is good, and what is waited for next counts anew."""
+        if isinstance(self.reason, UpstreamTimeout):
+            self.reason = None
+            self._timer = self._loop.call_later(self._deadlines.idle, self._check)
+
     def client_left(self) -> None:
         self.interrupt(ClientGone())
 
@@ -162,8 +168,8 @@ class Watch:
 
     def pace(self, tokens: int) -> float | None:
         """Tokens a second that the host wrote, of so many in all; None where it waited for its client: nobody knows then."""
-        writing = self.waited_here - (self.first_token or 0.0)
-        return tokens / writing if writing > 10 * self.waited_for_client else None
+        writing = self.waited - self._waited_before - (self.first_token or 0.0)
+        return tokens / writing if writing > 10 * (self._waited_for_client - self._client_before) else None
 
     def close(self) -> None:
         self._timer.cancel()

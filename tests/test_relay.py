@@ -20,6 +20,10 @@ CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"Hi","reasoning_conten
 END = b'data: {"choices":[{"index":0,"delta":{"content":"","reasoning_content":null},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
 
+async def silent() -> None:
+    """Nothing is told."""
+
+
 class Script:
     """An answer that gives these pieces, then waits for ever or ends."""
 
@@ -155,7 +159,7 @@ async def test_the_bill_of_a_stream_that_we_ended_is_heard_however_it_comes(cut:
     meter, rest = Meter(deployment(), 7), CHUNK[9:] + ZEROES + FINISH + BILL[:cut]
     watch = Watch(PATIENT)
     # A host that leaves its connection open after [DONE] is not waited for.
-    await hear_out(Script([BILL[cut:] + END], ends=False), rest, meter, watch)
+    await hear_out(Script([BILL[cut:] + END], ends=False), rest, meter, watch, silent)
     watch.close()
     assert watch.reason is None
     usage = meter.billed()
@@ -170,6 +174,24 @@ async def test_a_stream_that_breaks_after_we_ended_it_has_no_bill(begun: bytes) 
             raise UpstreamError("reset", dispatched=True)
 
     meter, watch = Meter(deployment(), 7), Watch(PATIENT)
-    await hear_out(Broken([]), begun, meter, watch)
+    await hear_out(Broken([]), begun, meter, watch, silent)
     watch.close()
     assert meter.billed() is None
+    assert meter.produced
+
+
+async def test_a_host_that_hangs_after_we_ended_it_spoils_nothing_and_the_client_hears_of_us_meanwhile() -> None:
+    told = []
+
+    async def tell() -> None:
+        told.append(meter.output)
+
+    meter, watch = Meter(deployment(), 7), Watch(Deadlines(5, 5, 0.05, 5))
+    watch.opened()
+    await hear_out(Script([CHUNK, CHUNK], ends=False), CHUNK, meter, watch, tell)
+    assert watch.reason is None
+    assert told == [1, 2, 3]
+    # The next wait has limits of its own.
+    with pytest.raises(ClientGone):
+        await watch.deliver(asyncio.Event().wait())
+    watch.close()

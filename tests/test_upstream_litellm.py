@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,19 @@ async def test_an_error_of_aws_keeps_its_status_and_its_words(
     assert told.code == code and isinstance(told, ContextExceeded) == (code == "context_exceeded")
     assert "arn:aws" not in told.message
     assert len(bedrock.requests) == 1, "sent once, never again"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_aws_says_never_has_the_credentials_that_it_was_sent(bedrock: Bedrock, stream: bool) -> None:
+    """The canonical string of a signature that does not match has the session's token in it."""
+    token = "IQoJb3JpZ2luX2VjE/abc+def==/" * 9
+    upstream = LitellmUpstream(replace(worker(bedrock.url), account=account(bedrock.url) | {"aws_session_token": token}))
+    said = "x " * 900 + f"Credential=AKIATEST/20261122, x-amz-security-token:{token}. Go on."
+    bedrock.plays += [Play(status=400, kind="ValidationException", message=said), Play(text=(), fault=("validationException", said))]
+    found = [(await ask(upstream, stream=way))[2].decode() for way in (stream, True)]
+    await upstream.close()
+    assert [text for text in found if "AKIATEST" in text or token[:28] in text or "Go on." not in text] == []
 
 
 @pytest.mark.asyncio(loop_scope="module")

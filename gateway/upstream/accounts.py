@@ -60,6 +60,11 @@ class Account:
         text = key if isinstance(key, str) else key.read()
         return ("api-key", text) if self.auth == "api-key" else ("authorization", f"Bearer {text}")
 
+    def secrets(self, sent: Mapping[str, str]) -> tuple[str, ...]:
+        """The credentials among the headers that were sent, each without its scheme: nobody may read them in what the host says."""
+        value = sent.get("api-key" if self.auth == "api-key" else "authorization")
+        return () if value is None else (value.rpartition(" ")[2],)
+
     def renewal(self, sent: Mapping[str, str]) -> Callable[[], bool] | None:
         """Tells, whenever it is asked, whether the key in its file is another one by now than was sent; None where it is in no file."""
         key = self.key

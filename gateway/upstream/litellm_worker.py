@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 # Before litellm is imported: no network at import, and no limit that would end a lawful answer of equal chunks.
@@ -31,8 +32,7 @@ SETTINGS = {
     "LITELLM_MODE": "PRODUCTION",
     "REPEATED_STREAMING_CHUNK_LIMIT": "1000000000",
 }
-HEAD_LIMIT = 64 * 1024
-ERROR_LIMIT = 64 * 1024
+HEAD_LIMIT = ERROR_LIMIT = 64 * 1024
 # What a request may say; anything else is refused before it is sent.
 FIELDS = frozenset(("model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p", "stop", "tools", "tool_choice"))
 FINISHES = {
@@ -63,6 +63,7 @@ class Seen:
     """
 
     sent: bool = False
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     late: bool = False
     begun: bool = False
     status: int = 0
@@ -78,14 +79,14 @@ class Seen:
         self.status, self.retry_after = status, headers.get("retry-after")
         self.kind = headers.get("x-amzn-errortype", "").partition(":")[0]
         said = _object(body)
-        self.text = str(said.get("message") or said.get("Message") or "")[:2000]
+        self.text = self._fit(said.get("message") or said.get("Message") or "")
 
     def event(self, headers: dict[str, Any], payload: bytes) -> None:
         """One event of converse-stream."""
         kind = str(headers.get(":event-type") or headers.get(":exception-type") or headers.get(":error-code") or "")
         if headers.get(":message-type") in ("exception", "error"):
             said = _object(payload).get("message") or headers.get(":error-message") or "The model's stream broke off."
-            self.fault = {"message": str(said)[:2000], "type": kind, "param": None, "code": STREAM_STATUSES.get(kind, 500)}
+            self.fault = {"message": self._fit(said), "type": kind, "param": None, "code": STREAM_STATUSES.get(kind, 500)}
         elif kind in ("contentBlockStart", "contentBlockDelta"):
             self.begun = True
         elif kind == "messageStop":
@@ -99,6 +100,10 @@ class Seen:
         self._count(body)
         self.stop = str(body["stopReason"]) if "stopReason" in body else None
         return data if self.usage or not body else json.dumps(body | {"usage": NO_USAGE}).encode()
+
+    def _fit(self, said: object) -> str:
+        """A text of the host's, without the credentials that it was sent."""
+        return reduce(lambda text, secret: text.replace(secret, "[removed]"), self.secrets, str(said))[:2000]
 
     def _count(self, body: dict[str, Any]) -> None:
         """Usage, only where it is complete."""
@@ -177,8 +182,7 @@ def tap(httpx: Any) -> Any:
         async def __aiter__(self) -> AsyncIterator[bytes]:
             try:
                 if not self._events:
-                    whole = b"".join([data async for data in self._stream])
-                    yield self._seen.whole(whole)
+                    yield self._seen.whole(b"".join([data async for data in self._stream]))
                     return
                 buffer = EventStreamBuffer()
                 async for data in self._stream:
@@ -199,7 +203,8 @@ def tap(httpx: Any) -> Any:
 
         async def handle_async_request(self, request: Any) -> Any:
             seen = current.get()
-            seen.sent = True
+            signer = request.headers.get("authorization", "").partition("Credential=")[2].partition("/")[0]
+            seen.sent, seen.secrets = True, tuple(filter(None, (signer, request.headers.get("x-amz-security-token"))))
             try:
                 response = await self._inner.handle_async_request(request)
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -210,8 +215,7 @@ def tap(httpx: Any) -> Any:
                 raise
             if response.status_code != 200:
                 return await self._refused(seen, response, request)
-            events = "eventstream" in response.headers.get("content-type", "")
-            stream = Tapped(response.stream, seen, events)
+            stream = Tapped(response.stream, seen, "eventstream" in response.headers.get("content-type", ""))
             return httpx.Response(200, headers=response.headers, stream=stream, extensions=response.extensions)
 
         async def _refused(self, seen: Seen, response: Any, request: Any) -> Any:
@@ -256,9 +260,8 @@ class Spoilt(Refusal):
 
 def refusal_of(seen: Seen, error: Exception) -> Refusal:
     """The host's own words where it said any; litellm's only about a request that it would not send."""
-    name = type(error).__name__
+    name, status = type(error).__name__, STATUSES.get(seen.status, seen.status)
     if seen.status:
-        status = STATUSES.get(seen.status, seen.status)
         return Refusal(status, seen.text or f"Bedrock answered {seen.status}.", seen.kind, retry_after=seen.retry_after)
     if seen.sent:
         broken = Refusal(504 if seen.late else 502, f"Bedrock's answer broke off ({name}).", billed="timeout" if seen.late else "broken")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -16,8 +18,7 @@ class Deadlines:
     total: float
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """One dispatch: where to, with which headers, what body. The key is in `headers` and nowhere else.
 
     `sent` is set by the upstream just before the first byte leaves: while it is False, certainly nothing was billed.
