@@ -95,7 +95,6 @@ class Gateway:
         self.foresight = Foresight(derived(key_pepper(settings), "prefix"), index)
         self.replicas = Replicas(index)
         self.sharing = _sharing(settings, self.clock, self.metrics, self.foresight)
-        self.recall = reasoning_store(settings, self.metrics)
         self.request_log = _request_log(settings, self.metrics)
         self.hits = HitWatch()
         self.left: Callable[[], Mapping[tuple[str, str], int]] = dict
@@ -150,6 +149,8 @@ class Gateway:
     async def _serve(self) -> None:
         settings = self.settings
         ledger = self._ledger()
+        # Not before the keys: a gateway with another pepper than theirs leaves no secret of its own in the data folder.
+        self.recall = reasoning_store(settings, self.metrics)
         self.metrics.gauges.watch(ledger)
         await ledger.start()
         await self.sharing.start()
@@ -249,6 +250,7 @@ class Gateway:
             keys=KeyDesk(self.registry, lambda: self.policies.current, self.clock, self.stored_keys.look),
             budgets=BudgetDesk(ledger, lambda: self.policies.current, self.clock),
             port=self.settings.port,
+            bound=self.settings.admin_host,
             token=token.get_secret_value() if token else None,
         )
 

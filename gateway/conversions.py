@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from pydantic import Field
 
-from gateway.prices import Currency, DecimalText
+from gateway.notation import Currency, DecimalText
 from gateway.rows import Instant, Problem, Row
 
 

@@ -199,7 +199,7 @@ class _Course:
             openings=self._accounts.openings,
         )
         if team is not None or caller.budget is not None:
-            terms = terms._replace(team=team, step=ports.view.step(team, caller, self._started), caller=caller)
+            terms = replace(terms, team=team, step=ports.view.step(team, caller, self._started), caller=caller)
         return Journey(self._request, caller, self._routed(route, terms), self._policies, self._started)
 
     def _routed(self, route: Route, terms: Terms) -> Plan:
@@ -210,7 +210,7 @@ class _Course:
         except NoDeployment as nowhere:
             if not nowhere.retry:
                 raise
-        self._terms = terms = terms._replace(health=terms.health and terms.health.alone, queues=self._ports.replicas.alone)
+        self._terms = terms = replace(terms, health=terms.health and terms.health.alone, queues=self._ports.replicas.alone)
         return plan(self._request, route, terms)
 
     async def _ride(self, attempts: Attempts) -> None:
@@ -292,9 +292,11 @@ class _Course:
         if failure is None:
             # What the client reads of tokens is of the answer that it got, what it reads of money is all that it paid.
             told = row if leg.usage is row.usage else replace(row, usage=leg.usage)
-            # The charge is made: a client that leaves or stalls now changes nothing of it.
-            with suppress(ClientGone, UpstreamTimeout):
+            try:
                 await attempts.watch.deliver(attempts.reply.finish(told))
+            except (ClientGone, UpstreamTimeout):
+                # The charge is made: a client that leaves or stalls now changes nothing of it.
+                return
         else:
             error = failure if isinstance(failure, FaregateError) else InternalError("The gateway made a mistake; the request was charged.")
             # What may have been billed is never asked for again by a client's default.
@@ -336,13 +338,13 @@ class _Course:
         first = watch.first_content
         self._ports.observer.observe(
             Outcome(
-                status=row.status,
-                team=row.team,
-                route=row.route,
-                host=row.host,
-                model=row.model,
-                contract=row.contract,
-                edits=row.edits,
+                row.status,
+                row.team,
+                row.route,
+                row.host,
+                row.model,
+                row.contract,
+                row.edits,
                 duration=duration,
                 overhead=max(0.0, duration - watch.waited),
                 first_token=None if first is None else first - self._arrived,

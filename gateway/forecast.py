@@ -12,6 +12,8 @@ from collections import deque
 from operator import add, mul
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 # Pauses between turns in seconds, by their upper ends; who has not come back after the last one does not come back.
 EDGES: Final = (4.0, 12.0, 30.0, 75.0, 180.0, 420.0, 1000.0, 2400.0, 6000.0, 14400.0)
 MIDDLES: Final = (2.0, 7.0, 19.0, 47.0, 116.0, 275.0, 648.0, 1549.0, 3795.0, 9295.0)
@@ -128,20 +130,17 @@ class _Habits:
         self.sums = [sums[0] + 1, sums[1] + before, sums[2] + repeated, sums[3] + new]
 
 
-class _Turn:
+class _Turn(Struct, eq=False):
     """The latest turn of one conversation, whose going on is an open question."""
 
-    __slots__ = ("at", "habits", "kind", "open", "place", "step", "tokens", "turn")
-
-    def __init__(self, turn: int, at: float, tokens: int, place: str, kind: tuple[str, int], habits: _Habits) -> None:
-        self.turn = turn
-        self.at = at
-        self.tokens = tokens
-        self.place = place
-        self.kind = kind
-        self.habits = habits
-        self.open = True
-        self.step = 0
+    turn: int
+    at: float
+    tokens: int
+    place: str
+    kind: tuple[str, int]
+    habits: _Habits
+    open: bool = True
+    step: int = 0
 
 
 class Forecast:
@@ -191,7 +190,8 @@ class Forecast:
             self._conversations.pop(next(iter(self._conversations))).open = False
         now = self._conversations[conversation] = _Turn(turn, at, tokens, place, kind, habits)
         self._wait(now, 0)
-        self._due = min(self._due, at + EDGES[0])
+        if at + EDGES[0] < self._due:
+            self._due = at + EDGES[0]
 
     def _went_on(self, before: _Turn, at: float, place: str, tokens: int, known: int) -> None:
         if before.open:

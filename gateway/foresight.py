@@ -37,7 +37,7 @@ AHEAD: Final = 60.0
 _QUESTION = 4096
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True):
     """Who asks, in which conversation, at which of its turns (from 1), when (seconds since 1970, by the gateway's clock).
 
     `hashed` keeps the prints of this request's prompts: each is hashed once, however many deployments get it.
@@ -56,7 +56,7 @@ class Ask(NamedTuple):
         return int.from_bytes(blake2b(b"%d %d" % (self.conversation, int(self.at * 1e6)), digest_size=8).digest(), "big")
 
 
-class Prospect(NamedTuple):
+class Prospect(msgspec.Struct, frozen=True):
     """What is foretold of one request at one deployment, in its own tokens.
 
     `known`: the beginning of the prompt that we sent there before; `hit`: as much of it as will probably be cached after `idle`
@@ -228,7 +228,7 @@ class Foresight:
         if version is None:
             return typical
         guess, mine = version.beside(typical), self._answers.get((key, model))
-        return max(1, round(guess if mine is None else mine.beside(guess)))
+        return round(guess if mine is None else mine.beside(guess)) or 1
 
     def outlook(self, ask: Ask, tokens: int) -> Outlook:
         """How the conversation will probably go on after a prompt of so many tokens."""
@@ -290,7 +290,7 @@ class Foresight:
             return
         self._prompts.learn(place.name, usage.prompt, prospect.estimate)
         if ended and usage.output > 0:
-            self._answered(ask.key, place.model, usage.output / max(1, answers))
+            self._answered(ask.key, place.model, usage.output / answers)
         survival = self._record(place)
         if usage.sources.cache_hit != "reported":
             if prospect.known >= max(1, place.cache.tokens):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from gateway.gate import GUESSED, LONGEST_REST, SILENT, TOLD, WORDS, Alarm, Gate, Mood, Trouble
 from gateway.hosts import Deployment
 from gateway.witnesses import EVERYBODY, PARKED_ALONE, Asker
@@ -79,7 +81,7 @@ class _Place:
         return (self.failed * kept + PRIOR_FAILED) / (self.total * kept + PRIOR)
 
 
-class Ticket(NamedTuple):
+class Ticket(Struct, frozen=True):
     """One request that was sent to a deployment, as `begun` gives it and `ended` takes it back, once.
 
     As long as its turn is the gate's own, it was sent after the gate was shut last. `trial`: its deployment or host was shut then.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gateway.contracts import Cache, Contract, Counts, SendBack
-from gateway.prices import Price
+from gateway.notation import Price
 from gateway.rows import Instant, Row
 
 Switch = Literal["on", "off"]
@@ -223,6 +223,11 @@ class Deployment:
     def inline(self) -> bool:
         """Whether its answers may have their thinking in the text."""
         return (self.model.reasoning or self.host.writes.reasoning) == "inline"
+
+    @cached_property
+    def cached_at(self) -> tuple[tuple[str, ...], ...]:
+        """The keys under which its answers have the cached tokens, beside those that any host may use."""
+        return tuple(tuple(path.split(".")) for path in self.host.writes.cached_paths)
 
     @cached_property
     def plain_fields(self) -> frozenset[str]:

@@ -6,7 +6,9 @@ Messages that need no change are the caller's own objects; none is ever changed 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from gateway.contracts import Contract
 from gateway.edits import Edit, dropped, renamed, safe
@@ -23,7 +25,7 @@ MISSING_WITH_TOOLS = "The `reasoning_content` in the thinking mode must be passe
 _ANY_REASONING = frozenset(FIELDS)
 
 
-class Survey(NamedTuple):
+class Survey(Struct, frozen=True):
     """What there is in the messages of a request that any rule could be about."""
 
     tools: bool

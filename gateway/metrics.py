@@ -7,6 +7,7 @@ that nobody outside can add a time series. Money is exact in the ledger; here it
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from math import inf
@@ -24,7 +25,7 @@ from gateway.experience import FASTEST_PACE
 from gateway.families import FAMILIES, Family
 from gateway.gauges import Budgets, Gauges, Watched
 from gateway.money import NANO, Parts
-from gateway.outcome import Attempt, LedgerRow, Outcome
+from gateway.outcome import LedgerRow, Outcome
 from gateway.usage import Usage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -109,8 +110,8 @@ class _Tally:
     """What requests of one team, route, host, model, outcome and currency add up to; tokens and nano-units by class."""
 
     __slots__ = (
-        "actual_hit", "compared", "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead", "pace",
-        "predicted", "predicted_hit", "priced", "reasoning", "requests",
+        "actual_hit", "attempts", "compared", "currency", "duration", "first_token", "host", "labels", "model", "outcome", "overhead",
+        "pace", "predicted", "predicted_hit", "priced", "reasoning", "requests", "sources",
         "spend_hit", "spend_miss", "spend_output", "team", "tokens_hit", "tokens_miss", "tokens_output", "used",
     )  # fmt: skip
 
@@ -122,6 +123,8 @@ class _Tally:
         self.tokens_hit = self.tokens_miss = self.tokens_output = self.reasoning = 0
         self.spend_hit = self.spend_miss = self.spend_output = self.predicted = 0
         self.predicted_hit = self.actual_hit = self.compared = 0
+        self.attempts: defaultdict[str, int] = defaultdict(int)
+        self.sources: defaultdict[str, int] = defaultdict(int)
 
 
 class Metrics:
@@ -154,8 +157,6 @@ class Metrics:
         self._baseline_spend = counts("baseline_spend", NANO)
         self._cache_saved = counts("cache_saved", NANO)
         self._edits = counts("edits")
-        self._attempts = counts("attempts")
-        self._usage = counts("usage")
         self._unpriced = counts("unpriced")
         self._disputed = counts("disputed")
         self._redis_calls = counts("redis_calls")
@@ -249,7 +250,7 @@ class Metrics:
 
     def _charged(self, outcome: Outcome, row: LedgerRow, tally: _Tally) -> None:
         for attempt in row.attempts:
-            self._attempt(attempt)
+            self._there(tally, outcome, attempt.host, attempt.model).attempts[attempt.outcome] += 1
         answered = row.usage
         if not outcome.spent:
             self._spent(tally, row.usage, row.parts, row.disputed)
@@ -262,8 +263,7 @@ class Metrics:
             # Each where it was billed: the row has the sums, and the last one's host.
             answered = outcome.spent[-1].usage
             for one in outcome.spent:
-                there = self._tally(replace(outcome, host=one.host, model=one.model))
-                self._spent(there, one.usage, one.parts, one.disputed)
+                self._spent(self._there(tally, outcome, one.host, one.model), one.usage, one.parts, one.disputed)
         if answered is not None:
             tally.predicted += row.expected_nano
             if answered.sources.cache_hit == "reported" and (option := foretold(row)) is not None:
@@ -282,7 +282,7 @@ class Metrics:
             tally.tokens_miss += usage.cache_miss
             tally.tokens_output += usage.output
             tally.reasoning += usage.reasoning
-            self._usage.add((tally.host, _source(usage)))
+            tally.sources[_source(usage)] += 1
         if parts is not None:
             tally.priced += 1
             tally.spend_hit += parts.cache_hit
@@ -291,8 +291,11 @@ class Metrics:
         if disputed:
             self._disputed.add((tally.host,))
 
-    def _attempt(self, attempt: Attempt) -> None:
-        self._attempts.add((self._host(attempt.host), self._model(attempt.host, attempt.model), attempt.outcome))
+    def _there(self, tally: _Tally, outcome: Outcome, host: str, model: str) -> _Tally:
+        """The tally of an attempt, which mostly is that of its request."""
+        if host == outcome.host and model == outcome.model:
+            return tally
+        return self._tally(replace(outcome, host=host, model=model))
 
     def _route(self, name: str) -> str:
         return name if self._policies.current.route(name) is not None else OTHER
@@ -317,10 +320,15 @@ class Metrics:
 def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
     """The counters that tallies hold, by the names of their families."""
     requests, tokens, reasoning, spend = _Counts(), _Counts(), _Counts(), _Counts(NANO)
+    attempts, sources = _Counts(), _Counts()
     predicted, predicted_hits, actual_hits = _Counts(NANO), _Counts(), _Counts()
     for tally in tallies:
         if tally.requests:
             requests.add((*tally.labels, tally.outcome), tally.requests)
+        for outcome, count in tally.attempts.copy().items():
+            attempts.add((tally.host, tally.model, outcome), count)
+        for source, count in tally.sources.copy().items():
+            sources.add((tally.host, source), count)
         if tally.used:
             for name, count in (("cache_hit", tally.tokens_hit), ("cache_miss", tally.tokens_miss), ("output", tally.tokens_output)):
                 tokens.add((*tally.labels, name), count)
@@ -336,6 +344,8 @@ def _summed(tallies: Iterable[_Tally]) -> dict[str, _Counts]:
                 spend.add((*tally.labels, name, tally.currency), nano)
     return {
         "faregate_requests_total": requests,
+        "faregate_attempts_total": attempts,
+        "faregate_usage_total": sources,
         "faregate_tokens_total": tokens,
         "faregate_reasoning_tokens_total": reasoning,
         "faregate_spend_total": spend,

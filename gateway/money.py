@@ -84,8 +84,8 @@ def decimal_text(nano: int) -> str:
     """The shortest exact decimal text of an amount: 5280000000 -> "5.28"; never an exponent."""
     if nano < 0:
         return "-" + decimal_text(-nano)
-    whole, fraction = divmod(nano, NANO)
-    return f"{whole}.{fraction:09d}".rstrip("0") if fraction else str(whole)
+    digits = str(nano).zfill(10)
+    return f"{digits[:-9]}.{digits[-9:]}".rstrip("0").removesuffix(".")
 
 
 def cost(rates: Rates, cache_hit: int, cache_miss: int, output: int) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from gateway.hosts import Deployment
 from gateway.policies import Policies
@@ -18,7 +20,7 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
 
 
-class Opening(NamedTuple):
+class Opening(Struct, frozen=True):
     """One deployment of a route: its `currency` here, or why it cannot be asked. `deployment` is None where nothing is served."""
 
     target: RouteTarget
@@ -27,7 +29,7 @@ class Opening(NamedTuple):
     why: str = ""
 
 
-class Standing(NamedTuple):
+class Standing(Struct, frozen=True):
     """What stands for a route from one instant until another: all its deployments in its order, those that can be asked, why not the
     others, and whether anything is served at all."""
 

@@ -23,7 +23,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.prices import decimals
+from gateway.notation import decimals
 from gateway.rows import Row
 
 Loc = tuple[str | int, ...]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from msgspec import Struct
 from msgspec.json import Encoder
 
 from gateway.contracts import Cache
@@ -46,7 +47,7 @@ class Prints(NamedTuple):
         return self.ends[-1] if self.ends else 0
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """Where prompts are cached together: one deployment's account, or one team's part of it; and by which rule.
 
     `model` is the version that answers there, wherever it is hosted: answers of one version are alike.

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway import volatile
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 LARGE: Final = 16 << 10
 
 
-class Opened(NamedTuple):
+class Opened(Struct, frozen=True):
     """A request as it is planned and sent. `steady` is what its conversation is known by; None: nothing of it may be remembered."""
 
     request: ChatRequest

@@ -6,22 +6,22 @@ What does not: how many tokens there were (usage), the rounding of a charge (mon
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from difflib import SequenceMatcher, get_close_matches
 from fractions import Fraction
-from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from typing import Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from msgspec import Struct
+from pydantic import Field
 
 from gateway.calendars import Calendar
 from gateway.clock import instant_text
 from gateway.errors import PriceUnknown
 from gateway.money import MILLION, Rates, exact_nano
+from gateway.notation import Currency, DecimalText, Hours, Price, Zone
 from gateway.rows import Instant, Problem, Row
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -29,91 +29,9 @@ DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TierAt = Literal["start", "completion"]
 STANDARD = "standard"
 _TICK = timedelta(microseconds=1)
+_MINUTE = timedelta(minutes=1)
 # Deployments times minutes; a lookup that is not remembered costs ten microseconds, so forgetting all is cheap.
 _REMEMBERED = 1024
-_DECIMAL = re.compile(r"\d+(\.\d+)?")
-_GROUPED = re.compile(r"[1-9]\d{0,2}(?:([,.])\d{3})(?:\1\d{3})*")
-_NEAR = Fraction(4, 5)
-_CURRENCY = re.compile(r"[A-Z]{3}")
-_CALLED = {"dollar": "USD", "dollars": "USD", "us$": "USD", "$": "USD", "yuan": "CNY", "rmb": "CNY"}
-_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(([01]\d|2[0-3]):([0-5]\d)|24:00)")
-
-
-def _decimal(text: str) -> str:
-    if not _DECIMAL.fullmatch(text):
-        guesses = " or ".join(f'"{guess}"' for guess in decimals(text))
-        hint = f"write it as {guesses}" if guesses else 'write digits and a dot, such as "0.66"'
-        raise ValueError(f"is not a plain decimal: {text!r}. Hint: {hint}")
-    return text
-
-
-def decimals(text: str) -> tuple[str, ...]:
-    """The plain decimals that a number may have been meant as: 5,00 -> 5.00; two for 1,000, whose comma may be either; perhaps none."""
-    bare = re.sub(r"^([A-Z]{3}|[$¥￥€])|([A-Z]{3}|[$¥￥€])$", "", text.strip()).strip().replace("\uff0c", ",")
-    bare = re.sub(r"(?<=\d)[ _'](?=\d{3})", "", bare)
-    whole, mark, places = bare.rpartition("," if bare.rfind(",") > bare.rfind(".") else ".")
-    if _GROUPED.fullmatch(bare) and (mark == "," or "." in whole):
-        found = [re.sub("[.,]", "", bare), bare.replace(",", ".")]
-    elif mark and _GROUPED.fullmatch(whole) and mark not in whole:
-        found = [re.sub("[.,]", "", whole) + f".{places}"]
-    else:
-        found = [f"{whole or '0'}.{places}" if mark and places else whole or bare]
-    return tuple(guess for guess in found if _DECIMAL.fullmatch(guess))
-
-
-def _currency(text: str) -> str:
-    if not _CURRENCY.fullmatch(text):
-        known = _CALLED.get(text.strip().lower()) or text.strip().upper()
-        hint = known if _CURRENCY.fullmatch(known) else "USD or CNY"
-        raise ValueError(f"must be a currency code in capitals such as USD or CNY, not {text!r}. Hint: write {hint}")
-    return text
-
-
-def _price(text: str) -> str:
-    exact_nano(_decimal(text))
-    return text
-
-
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        near = _near_zone(name)
-        hint = f"did you mean {near}?" if near else "write UTC or Asia/Shanghai"
-        raise ValueError(f"is not an IANA time zone: {name!r}. Hint: {hint}") from None
-    return name
-
-
-def _near_zone(name: str) -> str | None:
-    # Zones with a number are no answer to a misspelling: the sign of Etc/GMT+8 is the other way round.
-    known = {zone.lower(): zone for zone in sorted(available_timezones()) if not re.search(r"\d", zone)}
-    city = next((zone for low, zone in known.items() if low.rpartition("/")[2] == name.lower()), None)
-    # Further off it is another city that only begins alike: Asia/Beirut for Asia/Bejing.
-    near = (low for low in get_close_matches(name.lower(), known, n=1) if SequenceMatcher(None, low, name.lower()).ratio() >= _NEAR)
-    return known.get(next(near, "")) or city
-
-
-def _hours(text: str) -> str:
-    if not _HOURS.fullmatch(text):
-        raise ValueError(f'is not a span of hours: {text!r}. Hint: write it as "01:00-04:00"; the latest end is 24:00')
-    start, end = text.split("-")
-    if end == "00:00":
-        raise ValueError(f'{text} ends at midnight. Hint: write "{start}-24:00"')
-    if end <= start:
-        split = f'"{start}-24:00" and "00:00-{end}"'
-        raise ValueError(f"{text} crosses midnight. Hint: split it in two, {split}, or state it in a zone where it does not")
-    return text
-
-
-def _pattern(pattern: re.Pattern[str]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": f"^{pattern.pattern}$"})
-
-
-DecimalText = Annotated[str, AfterValidator(_decimal), _pattern(_DECIMAL)]
-Price = Annotated[str, AfterValidator(_price), _pattern(_DECIMAL)]
-Zone = Annotated[str, AfterValidator(_zone)]
-Hours = Annotated[str, AfterValidator(_hours), _pattern(_HOURS)]
-Currency = Annotated[str, AfterValidator(_currency), _pattern(_CURRENCY)]
 
 
 class PerMillion(Row):
@@ -386,6 +304,19 @@ def _line(cards: list[Card]) -> _Line:
     return _Line(tuple(card.start for card in ordered), tuple(ended))
 
 
+class Priced(Struct, frozen=True):
+    """What a time line says from `since` up to but not including `until`, at most a minute: its card and the band of that.
+
+    `dearest` remembers the rates of `Prices.dearest_within`, by the seconds that a request may take.
+    """
+
+    since: datetime
+    until: datetime
+    card: Card
+    band: Band
+    dearest: dict[int, Rates]
+
+
 class Prices:
     """Every card, looked up by host, model, currency and instant. Frozen; the loader has checked that cards do not overlap."""
 
@@ -399,7 +330,7 @@ class Prices:
         for host, model, currency in sorted(groups):
             self._currencies[host, model] = (*self._currencies.get((host, model), ()), currency)
         self._bands: dict[tuple[str, int], Band] = {}
-        self._dearest: dict[tuple[str, str, str, int, int], Rates] = {}
+        self._priced: dict[tuple[str, str, str], Priced] = {}
         self._baselines = {(model, currency): line for (_, model, currency), line in self._lines.items() if line.cards[0].baseline}
 
     def card(self, host: str, model: str, currency: str, at: datetime) -> Card:
@@ -427,6 +358,20 @@ class Prices:
             band = self._bands[key] = card.band(at)
         return band
 
+    def priced(self, host: str, model: str, currency: str, at: datetime) -> Priced:
+        """The card in force and its band, remembered as long as they stand; raises PriceUnknown."""
+        key = (host, model, currency)
+        found = self._priced.get(key)
+        if found is None or not found.since <= at < found.until:
+            found = self._priced[key] = self._look(self.card(host, model, currency, at), at)
+        return found
+
+    def _look(self, card: Card, at: datetime) -> Priced:
+        start = datetime.fromtimestamp(int(at.timestamp()) // 60 * 60, UTC)
+        end = start + _MINUTE
+        since, until = max(start, card.start), end if card.end is None else min(end, card.end)
+        return Priced(since, until, card, self.band(card, at), {})
+
     def routing(self, card: Card, at: datetime) -> Rates:
         """What deployments are compared by at an instant: the price of one request more. A charge goes by `band`."""
         return self.band(card, at).rates if card.marginal is None else card.marginal
@@ -436,11 +381,17 @@ class Prices:
 
         Raises PriceUnknown for the start only: where the last card ends while an answer runs, that card goes on for it.
         """
-        first = self.card(host, model, currency, started)
+        return self.charged(self.card(host, model, currency, started), model, started, completed)
+
+    def charged(self, first: Card, model: str, started: datetime, completed: datetime) -> tuple[Card, Band, datetime]:
+        """The same for a request of which the first card is known."""
         if first.tier_at == "start":
             return first, self.band(first, started), started
-        card = self._lines[host, model, currency].card(completed) or first
-        return card, self.band(card, completed), completed
+        try:
+            found = self.priced(first.host, model, first.currency, completed)
+        except PriceUnknown:
+            return first, self.band(first, completed), completed
+        return found.card, found.band, completed
 
     def dearest(self, host: str, model: str, currency: str, at: datetime, until: datetime) -> Band:
         """The dearest band that a request from `at`, over by `until`, can be charged at, class by class; raises PriceUnknown for `at`."""
@@ -454,19 +405,12 @@ class Prices:
                     worst = _dearer(worst, band)
         return worst
 
-    def dearest_within(self, host: str, model: str, currency: str, at: datetime, seconds: int) -> Rates:
-        """At least the dearest rates of [at, at + seconds], and at most those of a minute more: one look-up serves a whole minute."""
-        minute = int(at.timestamp()) // 60
-        key = (host, model, currency, minute, seconds)
-        rates = self._dearest.get(key)
+    def dearest_within(self, priced: Priced, model: str, seconds: int) -> Rates:
+        """At least the dearest rates of a request that begins as long as this stands and takes so long; at most those of a minute more."""
+        rates = priced.dearest.get(seconds)
         if rates is None:
-            if len(self._dearest) >= _REMEMBERED:
-                self._dearest.clear()
-            start = datetime.fromtimestamp(minute * 60, UTC)
-            # The minute's start may lie before the first card: then its own instant counts.
-            first = start if self._lines[host, model, currency].card(start) else at
-            band = self.dearest(host, model, currency, first, start + timedelta(seconds=60 + seconds))
-            rates = self._dearest[key] = band.rates
+            card, until = priced.card, priced.until + timedelta(seconds=seconds)
+            rates = priced.dearest[seconds] = self.dearest(card.host, model, card.currency, priced.since, until).rates
         return rates
 
     def currencies(self, host: str, model: str, at: datetime) -> tuple[str, ...]:

@@ -109,8 +109,7 @@ def _scored(rated: Sequence[Rated], outlook: Outlook, hurry: int, begins: bool) 
 
 def _now(one: Rated, cached: int) -> int:
     """What this request will probably cost with so much of it cached."""
-    (prompt, _, _, answer, *_) = one.prospect
-    return cost(one.rates, cached, prompt - cached, answer)
+    return cost(one.rates, cached, one.prospect.prompt - cached, one.prospect.output)
 
 
 class _Line(NamedTuple):
@@ -214,9 +213,8 @@ def _lost(rated: Sequence[Rated], outlook: Outlook, laters: Sequence[int]) -> li
     # What this request and the rest cost without any cached token, and how much less with the shared ones cached.
     colds, hits = [], []
     for one, later in zip(rated, laters, strict=True):
-        prompt, _, _, answer, *_ = one.prospect
-        rates = one.rates
-        colds.append((prompt * rates.cache_miss + answer * rates.output) // _MILLION + later)
+        prospect, rates = one.prospect, one.rates
+        colds.append((prospect.prompt * rates.cache_miss + prospect.output * rates.output) // _MILLION + later)
         hits.append(shared * (rates.cache_miss - rates.cache_hit) // _MILLION)
     now = [
         _converted(one, cold - int(hit * one.keep.likely) if 2 * one.prospect.known >= shared else cold)

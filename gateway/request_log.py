@@ -117,7 +117,7 @@ def line_of(outcome: Outcome, at: datetime) -> Line:
         _amount(row.expected_nano),
         "" if host_nano is None else _amount(host_nano),
         row.disputed, row.card, row.window, row.policies, row.stopped or "", 0 if row.plan is None else row.plan.turn,
-        len(row.attempts), _tried(row), tuple(map(_edit, row.edits[:EDITS])), row.started,
+        len(row.attempts), _tried(row), tuple(map(_edit, row.edits[:EDITS])) if row.edits else (), row.started,
     )  # fmt: skip
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from math import ceil
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.budgets import arithmetic, check_currency, whose
 from gateway.clock import instant_text
@@ -35,7 +38,7 @@ from gateway.openings import Opening, Openings
 from gateway.outcome import Option, PlanNote
 from gateway.policies import Policies
 from gateway.prefix import Place, Prints
-from gateway.prices import Card, Prices
+from gateway.prices import Card, Priced, Prices
 from gateway.ranking import Ranked, Rated, rank
 from gateway.request import Caller, ChatRequest
 from gateway.routes import Choose, Route, RouteTarget
@@ -59,7 +62,7 @@ class Queues(Protocol):
     def barred(self, host: str, queue: int | None, at: float) -> str | None: ...
 
 
-class Candidate(NamedTuple):
+class Candidate(Struct, frozen=True):
     """One feasible deployment with the request as it would be sent, and its quotes in nano of the card's currency.
 
     `dearest` has the highest rates at which it can be charged, within which the hold is reckoned. `prospect` is what is foretold of it,
@@ -82,7 +85,7 @@ class Candidate(NamedTuple):
         return self.sanitised.fits and not self.sanitised.squeezed
 
 
-class Terms(NamedTuple):
+class Terms(Struct, frozen=True):
     """What a plan depends on beside the request: the snapshot, the instant, the accounts' currencies, the longest stream in seconds.
 
     `team` is whose rules hold (None: no team has a file, everything may be used), `step` what its budgets ask by now,
@@ -103,8 +106,13 @@ class Terms(NamedTuple):
     queues: Queues | None = None
     openings: Openings | None = None
 
+    @property
+    def seconds(self) -> float:
+        """`at` in seconds since 1970."""
+        return self.at.timestamp() if self.ask is None else self.ask.at
 
-class Plan(NamedTuple):
+
+class Plan(Struct, frozen=True):
     """The candidates in the order in which they are to be tried, why others were passed over, and the note for the ledger."""
 
     route: Route
@@ -152,8 +160,9 @@ def _noted(options: tuple[Option, ...], reasons: tuple[str, ...], mode: str, ask
 
 
 def _option(candidate: Candidate, score: int | None, later: int = 0, why: str = "") -> Option:
-    deployment, _, card, expected, worst, _, (prompt, _, hit, output, *_), *_ = candidate
-    return Option(deployment.name, card.currency, expected, worst, prompt, hit, output, score, later, why)
+    card, seen = candidate.card, candidate.prospect
+    name, expected, worst = candidate.deployment.name, candidate.expected, candidate.worst
+    return Option(name, card.currency, expected, worst, seen.prompt, seen.hit, seen.output, score, later, why)
 
 
 def _ordered(candidates: list[Candidate], search: _Search, mode: Choose) -> list[tuple[Candidate, Ranked]]:
@@ -205,7 +214,7 @@ class _Search:
         self.reasons: list[str] = []
         self._openings = terms.openings or Openings(terms.currencies)
         self._stand = self._openings.of(route, terms.policies, terms.at)
-        self._at = terms.ask.at if terms.ask is not None else terms.at.timestamp()
+        self._at = terms.seconds
         # What several deployments have in common; not worth its while for one.
         self._several = len(route.deployments) > 1
         self._once = Once(request) if self._several else None
@@ -330,12 +339,12 @@ class _Search:
             return None
         if terms.caller is not None:
             check_currency(terms.team, terms.caller, currency, terms.at, terms.policies.rates)
-        card = terms.policies.prices.card(deployment.host.host, deployment.model.model, currency, terms.at)
+        priced = terms.policies.prices.priced(deployment.host.host, deployment.model.model, currency, terms.at)
         sanitised = self._sanitised(deployment)
         if not deployment.host.streams and (self.request.stream or sanitised.stop is not None):
             self.reasons.append(f"{deployment.name}: cannot stream")
             return None
-        return self._quoted(deployment, card, sanitised)
+        return self._quoted(deployment, priced, sanitised)
 
     def _resting(self, deployment: Deployment) -> str | None:
         """Why it should not be asked now although it could serve."""
@@ -362,9 +371,9 @@ class _Search:
             if deployment.contract.contract == self.client.contract:
                 self._treated[treatment] = known
             return known
-        return known._replace(body={**known.body, "model": deployment.upstream_model})
+        return replace(known, body={**known.body, "model": deployment.upstream_model})
 
-    def _quoted(self, deployment: Deployment, card: Card, sanitised: Sanitised) -> Candidate:
+    def _quoted(self, deployment: Deployment, priced: Priced, sanitised: Sanitised) -> Candidate:
         """What it will probably cost, cached tokens as foretold, and the most that it can cost: no cached token at all."""
         terms, answers = self.terms, self.request.answers
         typical = deployment.contract.baseline_output or TYPICAL_OUTPUT
@@ -376,14 +385,12 @@ class _Search:
             prompt, most = sanitised.prompt_tokens, sanitised.max_output
             prints = terms.foresight.prints_there(terms.ask, place, sanitised.body, prompt)
             prospect = terms.foresight.prospect(terms.ask, place, prints, prompt, answers, typical, most, self._several)
-        prices = terms.policies.prices
-        rates = prices.band(card, terms.at).rates
-        dearest = prices.dearest_within(card.host, deployment.model.model, card.currency, terms.at, terms.horizon)
+        dearest = terms.policies.prices.dearest_within(priced, deployment.model.model, terms.horizon)
         # A token of a byte-level vocabulary is at least one byte, so the body's size bounds the prompt.
         bound = min(self.request.size, deployment.context)
-        expected = cost(rates, prospect.hit, prospect.prompt - prospect.hit, prospect.output)
+        expected = cost(priced.band.rates, prospect.hit, prospect.prompt - prospect.hit, prospect.output)
         worst = max(expected, cost(dearest, 0, bound, sanitised.max_output * answers))
-        return Candidate(deployment, sanitised, card, expected, worst, dearest, prospect, prints, place)
+        return Candidate(deployment, sanitised, priced.card, expected, worst, dearest, prospect, prints, place)
 
     def failure(self) -> FaregateError:
         if self._foreign == len(self.route.deployments) and self.terms.team is not None:
@@ -472,7 +479,7 @@ def capped(plan: Plan, request: ChatRequest, terms: Terms, tokens: int) -> Plan:
     chosen = plan.chosen
     cap = min(tokens, terms.step.max_output or tokens)
     sanitised = sanitise(request, plan.route, client_contract(plan.route, terms), chosen.deployment, cap)
-    return plan._replace(attempts=(chosen._replace(sanitised=sanitised), *plan.attempts[1:]))
+    return replace(plan, attempts=(replace(chosen, sanitised=sanitised), *plan.attempts[1:]))
 
 
 def client_contract(route: Route, terms: Terms) -> Contract:

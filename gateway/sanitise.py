@@ -6,9 +6,11 @@ thinking, messages, fields and limits; here they are put in order.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from msgspec import Struct
 from msgspec.json import Encoder
+from msgspec.structs import replace
 
 from gateway import fields, limits, thinking
 from gateway.contracts import Contract
@@ -30,7 +32,7 @@ LONG: Final = 1024
 REMEMBERED: Final = 256
 
 
-class Sanitised(NamedTuple):
+class Sanitised(Struct, frozen=True):
     """The body to send and what it means.
 
     `stop`: Faregate must end the stream there itself; then the body asks for a stream, whatever the client asked for.
@@ -50,7 +52,7 @@ class Sanitised(NamedTuple):
     beta: bool
 
 
-class _Known(NamedTuple):
+class _Known(Struct, frozen=True):
     """What was decided for the same fields before, without the messages; it stands for prompts up to `room`, an eighth included."""
 
     sanitised: Sanitised
@@ -104,7 +106,7 @@ def sanitise(
     known: _Known | None = target.decided.get(key)
     if known is not None and prompt + prompt // 8 <= known.room:
         body = {**known.sanitised.body, "messages": request.messages}
-        return known.sanitised._replace(body=body, prompt_tokens=prompt)
+        return replace(known.sanitised, body=body, prompt_tokens=prompt)
     found = _worked_out(request, route, client, target, cap, once)
     _remember(found, request, target, key, prompt)
     return found
@@ -131,7 +133,7 @@ def _remember(found: Sanitised, request: ChatRequest, target: Deployment, key: A
         return
     if len(target.decided) >= REMEMBERED:
         target.decided.clear()
-    target.decided[key] = _Known(found._replace(body={**found.body, "messages": None}), room)
+    target.decided[key] = _Known(replace(found, body={**found.body, "messages": None}), room)
 
 
 def _worked_out(request: ChatRequest, route: RouteRules, client: Contract, target: Deployment, cap: int | None, once: Once) -> Sanitised:
@@ -220,7 +222,7 @@ def streamed(sanitised: Sanitised, target: Deployment) -> Sanitised:
     """The same request with the answer asked for as a stream, so that we can end it."""
     body = dict(sanitised.body)
     _ask_for_stream(body, target)
-    return sanitised._replace(body=body)
+    return replace(sanitised, body=body)
 
 
 def count_sent(sanitised: Sanitised, target: Deployment) -> int:

@@ -11,8 +11,8 @@ from typing import Final, Literal
 from pydantic import Field
 
 from gateway.money import exact_nano
+from gateway.notation import Currency, Price, Zone
 from gateway.patterns import Pattern, Unsafe, pattern
-from gateway.prices import Currency, Price, Zone
 from gateway.rows import Problem, Row
 
 # The name under which the ledger keeps the budget that one key has to itself.

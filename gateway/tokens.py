@@ -374,4 +374,5 @@ class Calibration:
     def corrected(self, deployment: str, estimated: int) -> int:
         """The estimate times the learnt ratio, within a half and the double of it; at least 1."""
         reported, by = self._sums.get(deployment, (1, 1))
-        return max(1, estimated // 2, min(2 * estimated, -(-estimated * reported // by)))
+        least, most, found = estimated // 2 or 1, 2 * estimated, -(-estimated * reported // by)
+        return least if found < least else most if found > most else found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 # Prompts that are refused in the same way until a key that sends nothing else is believed.
 SAME: Final = 5
 # Seconds until whoever is kept away asks again; where nothing else is left: sooner.
@@ -16,7 +18,7 @@ PARKED: Final = 600.0
 PARKED_ALONE: Final = 30.0
 
 
-class Asker(NamedTuple):
+class Asker(Struct, frozen=True):
     """Who asks: a team and the public name of its key. Without a key: every key of that team; with neither: everybody, or nobody known."""
 
     team: str = ""

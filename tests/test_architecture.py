@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports from its own row or from the rows above it. A folder stands for all of its modules.
 ROWS: Mapping[str, str] = {
     "words": "money usage request outcome errors clock rows",
-    "facts": "contracts hosts calendars prices price_changes conversions routes patterns teams policy_files policies quotes",
+    "facts": "notation contracts hosts calendars prices price_changes conversions routes patterns teams policy_files policies quotes",
     "decisions": "edits tokens reasoning fields limits messages thinking sanitise sse dialects host_errors meter rewrite allowance"
     " shape assemble steps standings"
     " openings router experience budgets prefix survival forecast foresight ranking witnesses gate health replicas volatile breaks"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.attempts import Attempts
 from gateway.clock import parse_instant
@@ -462,8 +463,8 @@ def made(ledger: Till, upstream: Any, clock: Any, bills_on: bool = False) -> tup
     planned = plan(request, route, terms)
     second = planned.attempts[1]
     host = second.deployment.host.model_copy(update={"cancel_stops_billing": not bills_on})
-    changed = second._replace(deployment=replace(second.deployment, host=host))
-    journey = Journey(request, Caller("search", "k"), planned._replace(attempts=(planned.attempts[0], changed)), found, at)
+    changed = structs.replace(second, deployment=replace(second.deployment, host=host))
+    journey = Journey(request, Caller("search", "k"), structs.replace(planned, attempts=(planned.attempts[0], changed)), found, at)
     responder: Any = SimpleNamespace(started=False)
     return Attempts(ports, limits, Accounts(names), terms, journey, responder), health
 

@@ -28,6 +28,10 @@ def nested(levels: int) -> bytes:
     return text('"metadata":' + "[" * levels + "]" * levels)
 
 
+def message_with(content: str) -> bytes:
+    return f'{{"messages":[{{"content":{content}}}]}}'.encode()
+
+
 NOT_JSON = {
     "nothing": b"",
     "NaN": text('"max_tokens":NaN'),
@@ -171,6 +175,14 @@ def test_a_model_is_a_short_printable_ascii_name(model: Any) -> None:
 def test_a_body_nested_too_deep_is_refused(levels: int) -> None:
     with pytest.raises(InvalidRequest, match="nested"):
         parse(nested(levels), "req-1")
+
+
+@pytest.mark.parametrize("inmost", ["", "{}", "[]"])
+def test_a_message_nested_too_deep_is_refused(inmost: str) -> None:
+    room = DEPTH - 3 - bool(inmost)
+    assert decode(message_with("[" * room + inmost + "]" * room))
+    with pytest.raises(InvalidRequest, match="nested"):
+        decode(message_with("[" * (room + 1) + inmost + "]" * (room + 1)))
 
 
 def test_depth_within_the_limit_passes() -> None:
@@ -342,7 +354,11 @@ def written_objects(draw: st.DrawFn, depth: int = 2) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-@given(written_objects())
+def in_messages(written: list[str]) -> str:
+    return f'{{"a": [], "messages": [{",".join(written)}]}}'
+
+
+@given(written_objects() | st.lists(written_objects(), max_size=3).map(in_messages))
 def test_no_duplicate_is_missed_and_none_is_invented(written: str) -> None:
     repeated: list[str] = []
 

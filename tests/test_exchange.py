@@ -62,6 +62,14 @@ def test_r1_limits_the_answer_even_where_the_host_counts_the_thinking_too(total_
     check_stopped(total_counting, total_counting.hosts["novita"], headers["x-request-id"])
 
 
+def test_the_metrics_name_a_request_as_its_row_does(total_counting: LiveGateway) -> None:
+    _, headers, data = total_counting.chat(chat_body("deepseek-r1", "Hello. [[answer=10 reasoning=5]]", False))
+    row = total_counting.row(headers["x-request-id"])
+    labels = {name: row[name] for name in ("host", "model", "route", "team")} | {"outcome": row["status"]}
+    shown = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+    assert f"faregate_requests_total{{{shown}}} " in total_counting.metrics(), data
+
+
 def check_stopped(gateway: LiveGateway, host: EmulatedHost, id: str) -> None:
     """Faregate ended the answer: its row says so, and the host stopped working long before it was done."""
     row = gateway.row(id)

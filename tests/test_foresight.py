@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from gateway.clock import parse_instant
 from gateway.contracts import Cache
@@ -197,7 +198,16 @@ def test_answers_are_as_long_as_this_keys_answers_of_this_version_were() -> None
     assert theirs == pytest.approx(3_000, rel=0.15)
     ask, place, prints, _ = talk.look(asked("new"), later(100))
     assert talk.foresight.prospect(ask, place, prints, 10, answers=3, most=100).output == 300
-    assert talk.foresight.prospect(ask, place._replace(model="another"), prints, 10, typical=5).output == 5
+    assert talk.foresight.prospect(ask, structs.replace(place, model="another"), prints, 10, typical=5).output == 5
+
+
+def test_an_answer_is_foretold_to_have_a_token_at_least() -> None:
+    talk = Talk()
+    ask, place, prints, prospect = talk.look(asked("Yes?"))
+    for _ in range(30):
+        # One of eight answers has a token, the others have none.
+        talk.foresight.learn(ask, place, prints, prospect, Usage(0, 20_000, 1), answers=8)
+    assert talk.foresight.prospect(ask, place, prints, 10, typical=1).output == 1
 
 
 def test_an_answer_that_was_cut_says_nothing_of_lengths_and_one_that_was_counted_nothing_at_all() -> None:
@@ -230,7 +240,7 @@ def test_the_same_messages_are_hashed_once_for_all_that_get_them() -> None:
     rewritten = {**request.body, "messages": [dict(message) for message in request.messages]}
     assert foresight.prints(ask, rewritten) is not first
     assert foresight.prints(ask, rewritten) == first
-    assert foresight.prints(ask._replace(hashed=None), request.body) == first
+    assert foresight.prints(structs.replace(ask, hashed=None), request.body) == first
 
 
 def test_the_keep_of_a_place_follows_pauses_and_record() -> None:
@@ -286,7 +296,7 @@ def test_a_time_that_cannot_be_is_refused(at: float) -> None:
 def test_what_no_choice_depends_on_is_not_learnt() -> None:
     talk = Talk()
     ask, place, prints, prospect = talk.look(asked("a"))
-    talk.foresight.sent(ask, place, prints, prospect._replace(weighed=False))
+    talk.foresight.sent(ask, place, prints, structs.replace(prospect, weighed=False))
     assert talk.foresight.warm(ask) == ""
     assert talk.look(asked("a", "b", "c"), later(20))[3].known > 19_000
 

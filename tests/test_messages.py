@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gateway.contracts import Messages, Reasoning
 from gateway.edits import header
@@ -123,7 +124,7 @@ SEEN: list[tuple[list[Message], set[str]]] = [
 
 @pytest.mark.parametrize(("messages", "seen"), SEEN)
 def test_one_pass_sees_what_rules_may_be_about(messages: list[Message], seen: set[str]) -> None:
-    assert {name for name, there in survey(messages)._asdict().items() if there} == seen
+    assert {name for name, there in structs.asdict(survey(messages)).items() if there} == seen
 
 
 MESSAGE = st.fixed_dictionaries(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import pytest
@@ -383,6 +384,43 @@ def test_the_card_says_which_instant_decides(tier_at: str, started: str, complet
     charged, band, instant = found.settled("h", "m", "USD", at(started), at(completed))
 
     assert (charged.name, band.window, instant) == (card, name, at(decided))
+
+
+# Edges of minutes, windows and cards (one of which begins within a minute, one of which ends), and a moment on either side of each.
+EDGES = ("2026-01-05T01:00", "2026-01-05T04:00", "2026-01-31T23:59", "2026-02-01T00:00:30", "2026-02-01T00:01", "2026-02-28T23:59:10")
+MOMENTS = [at(edge) + timedelta(microseconds=step) for edge in EDGES for step in (-1, 0, 1, 10**7, 59 * 10**6)]
+CHANGES = (
+    row(windows=[window()]),
+    row(card="c2", tier_at="start", windows=[window()], until="2026-02-28T23:59:10Z", **{"from": "2026-02-01T00:00:30Z"}),
+)
+
+
+@pytest.mark.parametrize("seconds", [0, 30, 600])
+def test_what_is_remembered_of_a_price_is_what_a_fresh_look_finds(seconds: int) -> None:
+    kept, line, length = prices(*CHANGES), ("h", "m", "USD"), timedelta(seconds=seconds)
+    # One after the other in every order: a clock may be set back.
+    for moment in [moment for pair in product(MOMENTS, MOMENTS) for moment in pair]:
+        if moment >= at(EDGES[-1]):
+            with pytest.raises(PriceUnknown):
+                kept.priced(*line, moment)
+            continue
+        found, card = kept.priced(*line, moment), kept.card(*line, moment)
+        assert (found.card, found.band) == (card, card.band(moment))
+        assert found.since <= moment < found.until <= found.since + timedelta(minutes=1)
+        dearest = kept.dearest_within(found, "m", seconds)
+        assert dearest == dearest.at_least(kept.dearest(*line, moment, moment + length).rates)
+        assert dearest == kept.dearest(*line, found.since, found.until + length).rates
+
+
+def test_every_request_is_charged_at_the_instant_that_its_first_card_names() -> None:
+    kept, line, last = prices(*CHANGES), ("h", "m", "USD"), at(EDGES[-1])
+    for started, completed in product(MOMENTS, MOMENTS):
+        if started < last:
+            first = kept.card(*line, started)
+            decides = completed if first.tier_at == "completion" else started
+            # A card that has ended goes on for what began under it.
+            card = first if decides >= last else kept.card(*line, decides)
+            assert kept.settled(*line, started, completed) == (card, card.band(decides), decides)
 
 
 def test_own_hardware_has_an_exact_price_rounded_up() -> None:

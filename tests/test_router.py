@@ -202,7 +202,7 @@ def planned_for(whose: TeamRow | None = None, then: Step = NO_STEP, model: str =
 )
 def test_a_team_asks_for_its_own_routes_and_pins_only(routes: list[str], model: str, allowed: bool) -> None:
     if allowed:
-        assert planned_for(team(routes=routes), model=model)
+        assert planned_for(team(routes=routes), model=model).attempts
         return
     with pytest.raises(NotAllowed) as caught:
         planned_for(team(routes=routes), model=model)
@@ -316,7 +316,7 @@ def test_what_the_step_leaves_but_cannot_serve_is_still_the_steps_refusal() -> N
     """At the host that is left the prompt is too long; without the step it would be served elsewhere."""
     long = [{"role": "user", "content": "word " * 400_000}]
     hosts = {"deepseek": "USD", "novita": "USD"}
-    assert planned_for(model=REASONER, hosts=hosts, messages=long)
+    assert planned_for(model=REASONER, hosts=hosts, messages=long).attempts
     with pytest.raises(BudgetExceeded):
         planned_for(None, step(only=("novita",)), hosts=hosts, messages=long)
 
@@ -329,7 +329,7 @@ def test_a_host_that_cannot_stream_serves_whole_answers_only() -> None:
         key: tuple(replace(one, host=one.host.model_copy(update={"streams": False})) for one in found)
         for key, found in policies().served.items()
     }
-    deaf = terms._replace(policies=replace(policies(), served=served))
+    deaf = structs.replace(terms, policies=replace(policies(), served=served))
     assert plan(ask({"model": "m"}), route, deaf).chosen.deployment.name == "deepseek/deepseek-flash"
     with pytest.raises(NoDeployment, match="cannot stream"):
         plan(ask({"model": "m", "stream": True}), route, deaf)
@@ -344,7 +344,7 @@ def test_what_a_budget_affords_is_sent_as_the_limit_and_named_as_an_edit() -> No
     assert less.sanitised.body["max_tokens"] == 100
     assert "max_tokens=4000->100" in map(str, less.sanitised.edits)
     assert (less.worst, less.card) == (found.chosen.worst, found.chosen.card)
-    stepped = terms._replace(step=Step(at=80, max_output=50))
+    stepped = structs.replace(terms, step=Step(at=80, max_output=50))
     assert capped(found, request, stepped, 100).chosen.sanitised.body["max_tokens"] == 50
 
 
@@ -369,7 +369,7 @@ def test_where_no_deployment_can_be_counted_the_refusal_says_what_to_do() -> Non
     with pytest.raises(PriceUnknown) as caught:
         plan(ask({"model": REASONER}), route, terms)
     assert "Budget month of team search is in CNY, this request would be charged in USD" in caught.value.message
-    assert plan(ask({"model": REASONER}), route, terms._replace(policies=with_rate("7.1")))
+    assert plan(ask({"model": REASONER}), route, structs.replace(terms, policies=with_rate("7.1"))).attempts
 
 
 # Versions, regions, health

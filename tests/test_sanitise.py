@@ -375,7 +375,7 @@ def test_what_is_remembered_of_a_request_changes_nothing(place: int, fields: Row
             found = sanitise(request, route, client, target, cap)
         except InvalidRequest as refusal:
             return refusal.message
-        return json.dumps(found.body), found._replace(body={})
+        return json.dumps(found.body), structs.replace(found, body={})
 
     fresh = outcome(replace(REMEMBERING[place]))
     assert [outcome(REMEMBERING[place]), outcome(REMEMBERING[place])] == [fresh, fresh]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import FaregateError
@@ -139,14 +140,13 @@ class _Internal(FaregateError):
     """A fault of ours that nobody foresaw."""
 
 
-class _Call:
+class _Call(Struct):
     """One request on its way in. `read`: its body is known to be whole, so the connection can go on after an error."""
 
-    def __init__(self, scope: Scope, receive: Receive, responder: Responder) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.responder = responder
-        self.read = False
+    scope: Scope
+    receive: Receive
+    responder: Responder
+    read: bool = False
 
     async def fail(self, error: FaregateError, limit: int) -> None:
         """Answer with the error in whichever state the answer is."""

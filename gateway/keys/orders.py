@@ -13,9 +13,9 @@ from gateway.clock import parse_instant
 from gateway.keys.port import KeyProblem
 from gateway.keys.secret import MARK
 from gateway.money import exact_nano
+from gateway.notation import Currency, Price, Zone
 from gateway.policies import Policies
 from gateway.policy_files import keys_of, suggest
-from gateway.prices import Currency, Price, Zone
 from gateway.request import OwnBudget
 from gateway.rows import Row
 

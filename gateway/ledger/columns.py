@@ -94,7 +94,8 @@ def shares_text(shares: Sequence[Share]) -> str | None:
 def request_columns(row: LedgerRow) -> Columns:
     """A row in the order of REQUEST."""
     return (
-        row.id, row.team, row.key, row.route, row.host, row.model, row.contract, _encode(row.edits).decode(),
+        row.id, row.team, row.key, row.route, row.host, row.model, row.contract,
+        _encode(row.edits).decode() if row.edits else "[]",
         *(_NO_USAGE if row.usage is None else _usage_columns(row.usage)), row.currency, row.nano,
         *(_NO_PARTS if row.parts is None else (row.parts.cache_hit, row.parts.cache_miss, row.parts.output)),
         row.card, row.window, row.policies, microseconds(row.started), microseconds(row.ended), row.status, row.stopped,

@@ -197,7 +197,7 @@ def _finish_found(db: apsw.Cursor, now: int, event: Event, row: LedgerRow) -> bo
 
 def _enter(db: apsw.Cursor, now: int, kind: EntryKind, row: LedgerRow, parts: Sequence[Part]) -> None:
     """The first entry of a request whose hold was open."""
-    shares = shares_text([part.share(part.cost(row.nano)) for part in parts])
+    shares = shares_text([part.share(part.cost(row.nano)) for part in parts]) if parts else None
     db.execute(_FIRST_ENTRY, (row.id, kind, row.nano, row.currency, _source(kind, row), now, shares))
 
 

@@ -21,9 +21,9 @@ class Patience:
 
     async def wait(self, work: Awaitable[T]) -> T:
         """The result of work; it is cancelled, and TimeoutError raised, when it takes too long."""
-        task = asyncio.current_task()
-        assert task is not None, "a task waits"
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None, "a task waits"
         cancelled_before = task.cancelling()
         self._waiting[task] = loop.time()
         if self._timer is None:

@@ -117,7 +117,7 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        return self.room <= 0
+        return len(self._records) >= self._limit
 
     @property
     def room(self) -> int:

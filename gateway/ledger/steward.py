@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from datetime import datetime
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -19,7 +19,7 @@ from gateway.errors import AlreadyDone, InFlight, LedgerUnavailable
 from gateway.ledger.condition import Condition
 from gateway.ledger.outage import Outage
 from gateway.ledger.patience import Patience
-from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Store, Trail, same_currency
+from gateway.ledger.port import Closed, Event, HoldError, Mark, Page, Rates, Spend, SpendBy, Store, Trail, Zones, no_zone, same_currency
 from gateway.ledger.spool import Record, Spool
 from gateway.outcome import BudgetState, Correction, Grant, Hold, LedgerRow
 from gateway.reports.tallies import Question, Take
@@ -242,8 +242,8 @@ class Steward:
         self._running[hold.id] = whole
         return Grant(whole.nano)
 
-    async def settle(self, row: LedgerRow) -> bool:
-        return await self._end("settle", row)
+    def settle(self, row: LedgerRow) -> Coroutine[Any, Any, bool]:
+        return self._end("settle", row)
 
     async def release(self, row: LedgerRow) -> None:
         if row.nano:
@@ -334,8 +334,8 @@ class Steward:
     async def spend(self, by: SpendBy, start: datetime, end: datetime, team: str | None = None) -> list[Spend]:
         return await self._store.spend(by, start, end, team)
 
-    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency) -> int:
-        return await self._store.correct(corrections, rates)
+    async def correct(self, corrections: Sequence[Correction], rates: Rates = same_currency, zones: Zones = no_zone) -> int:
+        return await self._store.correct(corrections, rates, zones)
 
     async def corrections(self, start: datetime, end: datetime, team: str | None = None) -> list[Correction]:
         return await self._store.corrections(start, end, team)

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import apsw
+from msgspec import Struct
 
 from gateway.errors import FaregateError, LedgerUnavailable
 from gateway.ledger.flusher import Flusher
@@ -35,8 +35,7 @@ _RETRY: Final = 0.001
 Operation = Callable[[apsw.Cursor, int], Any]
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Struct):
     operation: Operation
     durable: bool
     firm: bool

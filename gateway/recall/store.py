@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
 
 from gateway.recall.cipher import Cipher, Ciphers, derived
 from gateway.recall.entries import LARGEST, Entries, Entry
@@ -46,7 +48,7 @@ LARGE: Final = 32 << 10
 TOGETHER: Final = 32
 
 
-class _Kept(NamedTuple):
+class _Kept(Struct, frozen=True):
     team: str
     request: ChatRequest
     said: Said
@@ -188,8 +190,8 @@ class Store:
 
     def _sealed(self, kept: _Kept) -> list[Entry]:
         """What is stored of this answer, under its own name first; nothing where it is here already, or too long."""
-        team, request, said, _ = kept
-        marks = self._marker.answer(team, request.messages, said.content, said.tool_calls)
+        team, said = kept.team, kept.said
+        marks = self._marker.answer(team, kept.request.messages, said.content, said.tool_calls)
         if self._near.holds(marks.own, said.reasoning):
             # Asked and answered in the same words a moment ago.
             return []

@@ -14,9 +14,10 @@ from gateway.clock import instant_text
 from gateway.contracts import Cache, Context, Contract, MaxTokens
 from gateway.errors import PolicyError, PriceUnknown
 from gateway.hosts import Deployment, Host, HostModel
+from gateway.notation import Currency
 from gateway.policies import Policies
 from gateway.policy_files import Problems, rows_of
-from gateway.prices import Currency, PerMillion
+from gateway.prices import PerMillion
 from gateway.routes import Route
 from gateway.rows import Problem, Row
 from gateway.simulate.hosts import FIRST_TOKEN, PACE, Rule, Seller
