@@ -28,7 +28,7 @@ from gateway.ledger.postgres_connection import connect, shown
 from gateway.ledger.postgres_reading import PostgresReader
 from gateway.ledger.postgres_schema import MIGRATIONS
 from gateway.ledger.postgres_verify import BUDGETS, INVARIANTS, MONTHS, verify
-from gateway.ledger.postgres_writer import GRACE_SECONDS
+from gateway.ledger.postgres_writer import GRACE_SECONDS, Writer
 from gateway.ledger.verify import BUDGETS as BUDGETS_OF_A_FILE
 from gateway.ledger.verify import INVARIANTS as INVARIANTS_OF_A_FILE
 from gateway.ledger.verify import MONTHS as MONTHS_OF_A_FILE
@@ -645,3 +645,34 @@ def test_two_gateways_share_a_ledger_and_finish_each_others_work(
     assert {id: charges.get(id) for id in bills} == {id: row["nano"] for id, row in bills.items()}
     assert len(charges) == len(bills) == (4 if status == 200 else 3)
     assert asyncio.run(verify(postgres_url)) == []
+
+
+class _Lost:
+    """A connection that is lost when the writer gets it."""
+
+    def add_termination_listener(self, _listener: Any) -> None: ...
+
+    def is_closed(self) -> bool:
+        return True
+
+
+class _Coarse(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still for a while, as that of uvloop does for a millisecond."""
+
+    def time(self) -> float:
+        return super().time() // 0.125 * 0.125
+
+
+def test_who_asks_again_as_soon_as_it_is_refused_is_refused_too() -> None:
+    async def ask_again() -> None:
+        writer = Writer(f"postgresql://nobody@127.0.0.1:{free_port()}/none", QUICK)
+        writer.start(_Lost())
+        with pytest.raises(LedgerUnavailable):
+            await writer.submit(b"{}", ("one",))
+        async with asyncio.timeout(5 * GRACE_SECONDS):
+            with pytest.raises(LedgerUnavailable):
+                await writer.submit(b"{}", ("one",))
+        await writer.close()
+
+    with asyncio.Runner(loop_factory=_Coarse) as runner:
+        runner.run(ask_again())

@@ -109,7 +109,9 @@ class Writer:
         self._calls: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._closing = False
-        self._down_since: float | None = None
+        self._down = False
+        # Whether it has been down for longer than anybody is to wait for it.
+        self._away = False
         self._task: asyncio.Task[None] | None = None
         self.figures = Figures()
 
@@ -120,7 +122,7 @@ class Writer:
 
     @property
     def connected(self) -> bool:
-        return self._task is not None and self._down_since is None and not self._closing
+        return self._task is not None and not self._down and not self._closing
 
     async def submit(self, operation: bytes, about: tuple[str, ...], undo: bytes | None = None) -> Answer:
         """The answer to one operation, once it is committed. Where the caller leaves after it was sent, `undo` is applied too."""
@@ -170,18 +172,18 @@ class Writer:
     def _check(self) -> None:
         if self._task is None or self._closing:
             raise LedgerUnavailable("The ledger is not open.")
-        if self._down_since is not None and self._loop.time() - self._down_since > GRACE_SECONDS:
-            raise LedgerUnavailable("The ledger's database cannot be reached.", retry_after=1)
+        if self._away:
+            raise _unreachable()
 
     async def _run(self, connection: Any) -> None:
         try:
             while True:
-                self._down_since = None
+                self._down = self._away = False
                 self.figures.connections += 1
                 await self._serve_safely(connection)
                 if self._closing:
                     break
-                self._down_since = self._loop.time()
+                self._down = True
                 next_one = await self._connect_again()
                 if next_one is None:
                     break
@@ -201,8 +203,7 @@ class Writer:
     async def _connect_again(self) -> Any:
         """The next connection; None when the ledger closes meanwhile."""
         pause = _FIRST_PAUSE
-        unreachable = LedgerUnavailable("The ledger's database cannot be reached.", retry_after=1)
-        refusal = self._loop.call_later(GRACE_SECONDS, self._refuse, unreachable)
+        refusal = self._loop.call_later(GRACE_SECONDS, self._give_up)
         try:
             while not self._closing:
                 try:
@@ -320,12 +321,21 @@ class Writer:
         name = type(problem).__name__
         self.figures.failures[name] = self.figures.failures.get(name, 0) + 1
 
+    def _give_up(self) -> None:
+        """Nobody waits from now on: who asks again at once would wait until the database is back, for this is called once."""
+        self._away = True
+        self._refuse(_unreachable())
+
     def _refuse(self, problem: LedgerUnavailable) -> None:
         """Everything that waits: none of it has been sent."""
         _fail(self._queue, problem)
         self._queue.clear()
         _fail(self._calls, problem)
         self._calls.clear()
+
+
+def _unreachable() -> LedgerUnavailable:
+    return LedgerUnavailable("The ledger's database cannot be reached.", retry_after=1)
 
 
 def _fail(jobs: Iterable[_Job | _Call], problem: Exception) -> None:
