@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -102,6 +102,15 @@ class _Watch:
     ours: int = 0
     slack: int = 0
 
+    def charge(self, late: int, fresh: int, elapsed: float) -> None:
+        """One round more, whether the host answered or not: what was charged in the round before, which may have been written since, and
+        in this one; nothing of before the first one."""
+        self.rounds += 1
+        self.settled += late if self.rounds > 2 else 0
+        recent = fresh if self.rounds > 1 else 0
+        self.ours = self.settled + recent
+        self.slack = int(recent * SLACK // max(1, elapsed))
+
     @property
     def gap(self) -> int:
         """What the host took beyond what we charged, in nano; 0 within what its figure can show."""
@@ -119,6 +128,7 @@ class Balances:
         self._spent = spent
         self._clock = clock
         self._watches: dict[tuple[str, str], _Watch] = {}
+        self._answered: frozenset[str] = frozenset()
         self._failing: set[str] = set()
         self._before: tuple[datetime, datetime] | None = None
         self._asked = 0.0
@@ -131,38 +141,46 @@ class Balances:
                 await asyncio.wait_for(stop.wait(), every)
 
     async def look(self) -> None:
-        """Ask every host once, all at the same time, and compare."""
+        """Ask every host once, all at the same time, and compare. Nothing is forgotten where a host, or the ledger, does not answer."""
         asked = [(host, account) for host, account in self._hosts() if host.balance is not None]
         answers = await asyncio.gather(*(self._ask(host, account) for host, account in asked))
-        now = self._clock.now()
-        late, fresh = await self._spending(now)
+        self._answered = frozenset(host.host for (host, _), found in zip(asked, answers, strict=True) if found)
+        try:
+            late, fresh = await self._spending(self._clock.now())
+        except LedgerUnavailable as problem:
+            log.debug("what was spent is not known: %s", problem.message)
+            return
         elapsed = self._clock.monotonic() - self._asked
         self._asked += elapsed
         kept: dict[tuple[str, str], _Watch] = {}
         for (host, account), found in zip(asked, answers, strict=True):
-            for figure in found:
-                name = host.host, figure.currency
-                kept[name] = watch = self._seen(name, figure, exact_nano(host.balance.step) if host.balance else 0)
-                if figure.currency == account.currency:
-                    watch.rounds += 1
-                    # What was charged in the round before, which may have been written since; nothing of before the first one.
-                    watch.settled += late.get(name, 0) if watch.rounds > 2 else 0
-                    recent = fresh.get(name, 0) if watch.rounds > 1 else 0
-                    watch.ours = watch.settled + recent
-                    watch.slack = int(recent * SLACK // max(1, elapsed))
+            kept |= self._seen_all(host, found)
+            name = host.host, account.currency
+            if name in kept:
+                kept[name].charge(late.get(name, 0), fresh.get(name, 0), elapsed)
         self._watches = kept
 
     def left(self) -> dict[tuple[str, str], int]:
         """What is left, in nano-units, by host and currency; of hosts that answered the last time."""
-        return {name: watch.left for name, watch in self._watches.items() if watch.left is not None}
+        return {name: watch.left for name, watch in self._shown() if watch.left is not None}
 
     def samples(self) -> dict[str, Samples]:
         """The gauges, in whole units; none of a host that did not answer."""
-        watches = list(self._watches.items())
+        watches = self._shown()
         return {
             "faregate_host_balance": [(name, watch.left / NANO) for name, watch in watches if watch.left is not None],
             "faregate_balance_gap": [(name, watch.gap / NANO) for name, watch in watches if watch.rounds > 1],
         }
+
+    def _shown(self) -> list[tuple[tuple[str, str], _Watch]]:
+        return [(name, watch) for name, watch in list(self._watches.items()) if name[0] in self._answered]
+
+    def _seen_all(self, host: Host, found: Sequence[Figure]) -> dict[tuple[str, str], _Watch]:
+        """What is known of a host's figures now; what was known before where it did not answer."""
+        if not found:
+            return {name: watch for name, watch in self._watches.items() if name[0] == host.host}
+        step = exact_nano(host.balance.step) if host.balance else 0
+        return {(host.host, one.currency): self._seen((host.host, one.currency), one, step) for one in found}
 
     def _seen(self, name: tuple[str, str], figure: Figure, step: int) -> _Watch:
         """What is known of it so far; anew where money was added."""
@@ -174,16 +192,11 @@ class Balances:
         return known
 
     async def _spending(self, now: datetime) -> tuple[Mapping[tuple[str, str], int], Mapping[tuple[str, str], int]]:
-        """What was charged in the round before the last look, and since."""
-        before, self._before = self._before, (self._before[1] if self._before else now, now)
-        if before is None:
-            return {}, {}
-        try:
-            return await self._spent(*before), await self._spent(before[1], now)
-        except LedgerUnavailable as problem:
-            log.debug("what was spent is not known: %s", problem.message)
-            self._watches = {}
-            return {}, {}
+        """What was charged in the round before the last look, and since. A round that the ledger could not tell of goes on."""
+        before = self._before
+        found = ({}, {}) if before is None else (await self._spent(*before), await self._spent(before[1], now))
+        self._before = (before[1] if before else now), now
+        return found
 
     async def _ask(self, host: Host, account: Account) -> list[Figure]:
         """What one host says; nothing where it does not, which is said once."""

@@ -87,6 +87,7 @@ FAMILIES: Final = (
     Family("gauge", "faregate_token_price", (*_PRICE, "class"), "The price of a million tokens now, in whole units."),
     Family("gauge", "faregate_window", (*_PRICE, "window"), "The price window in force (1)."),
     Family("gauge", "faregate_window_change_timestamp_seconds", (*_PRICE, "window"), "When the price changes next, and to which window."),
+    Family("gauge", "faregate_price_ends_timestamp_seconds", _PRICE, "When the last card of a price ends; none where it has no end."),
     Family("histogram", "faregate_time_to_first_token_seconds", _ANSWER, "From arrival to the first content sent.", REQUEST_BUCKETS),
     Family("histogram", "faregate_output_tokens_per_second", _ANSWER, "How fast streamed answers were written.", PACE_BUCKETS),
     Family("histogram", "faregate_request_duration_seconds", _ANSWER, "From arrival to the end of the answer.", REQUEST_BUCKETS),

@@ -21,11 +21,11 @@ from gateway.ledger.condition import Condition
 from gateway.money import NANO
 from gateway.outcome import BudgetState
 from gateway.policies import Policies
-from gateway.price_changes import Change, next_change
+from gateway.price_changes import Change, next_change, price_end
 from gateway.prices import Card
 from gateway.replicas import ReplicaState, with_replicas
 from gateway.routes import RouteTarget
-from gateway.standings import began, standings, summed
+from gateway.standings import began, standings, summed, zone_of
 
 _DAY: Final = 86_400
 _HOUR: Final = timedelta(hours=1)
@@ -187,7 +187,8 @@ class Gauges:
         for what in _OF_BUDGETS:
             yield _shown(f"faregate_budget_{what}", ((name, _units(getattr(one, what))) for name, one in totals.items()))
         yield _shown("faregate_budget_resets_timestamp_seconds", _instants((name, one.resets_at) for name, one in totals.items()))
-        yield _shown("faregate_budget_began_timestamp_seconds", _instants((name, began(one)) for name, one in totals.items()))
+        starts = ((name, began(one, zone_of(policies.teams, one))) for name, one in totals.items())
+        yield _shown("faregate_budget_began_timestamp_seconds", _instants(starts))
 
     def _of_ledger(self, now: datetime) -> Iterator[Metric]:
         found = self._ledger.condition if self._ledger is not None else None
@@ -252,6 +253,8 @@ class Gauges:
         changes = ((name, self._change(policies, name, now)) for name in priced)
         instants = (((*name, one.price.window if one.price else ""), one.at.timestamp()) for name, one in changes if one is not None)
         yield _shown("faregate_window_change_timestamp_seconds", instants)
+        ends = ((name, price_end(policies.prices, *name, now)) for name in priced)
+        yield _shown("faregate_price_ends_timestamp_seconds", _instants(ends))
 
     def _change(self, policies: Policies, name: tuple[str, str, str], now: datetime) -> Change | None:
         """The next change: looked up once an hour, and when it has come."""

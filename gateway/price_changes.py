@@ -1,4 +1,4 @@
-"""Price changes: when the price of a deployment is another one next, by the edges of its windows and cards. Pure."""
+"""Price changes: when the price of a deployment is another one next, by the edges of its windows and cards, and when it ends. Pure."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def next_change(prices: Prices, host: str, model: str, currency: str, at: dateti
         if _differ(now, then):
             return Change(instant, then)
     return None
+
+
+def price_end(prices: Prices, host: str, model: str, currency: str, at: datetime) -> datetime | None:
+    """The first instant after `at` from which no card follows the one in force; None where there is none in force, or no end."""
+    cards = prices.line(host, model, currency)
+    end, card = None, _card(cards, at)
+    while card is not None and card.end is not None:
+        end = card.end
+        card = _card(cards, end)
+    return end if card is None else None
 
 
 def _differ(one: Price | None, other: Price | None) -> bool:

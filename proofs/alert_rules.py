@@ -20,6 +20,8 @@ SHORTEST: Final = 3
 HOUR: Final = 3600
 _UNITS: Final = {"s": 1, "m": 60, "h": HOUR, "d": 86_400, "w": 604_800}
 _TIME: Final = re.compile(r"(?<![\w:])(\d+)([smhdw])(?!\w)")
+# The same in plain seconds, as it is compared with the start of a process.
+_AGO: Final = re.compile(r"(?<=process_start_time_seconds > time\(\) - )\d+\b")
 # Alerts about days and weeks, whatever their windows are: promtool alone sees them fire.
 BEYOND: Final = {"FaregateReconcileStale": "35 days"}
 
@@ -38,7 +40,10 @@ def shortened(text: str, factor: int = FACTOR) -> str:
 
 def _expr(part: str, factor: int) -> str:
     """What stands outside quotes has times; labels have none."""
-    return part if part.startswith('"') else _TIME.sub(lambda time: f"{max(SHORTEST, seconds(time[0]) // factor)}s", part)
+    if part.startswith('"'):
+        return part
+    part = _TIME.sub(lambda time: f"{max(SHORTEST, seconds(time[0]) // factor)}s", part)
+    return _AGO.sub(lambda time: str(max(SHORTEST, int(time[0]) // factor)), part)
 
 
 def seconds(time: str) -> int:

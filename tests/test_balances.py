@@ -12,6 +12,7 @@ import pytest
 
 from gateway.balances import Balances, Figure, Unreadable, figures
 from gateway.clock import parse_instant
+from gateway.errors import LedgerUnavailable
 from gateway.hosts import Balance, Host
 from gateway.policies import default_folder, load
 from gateway.upstream.accounts import Account
@@ -77,12 +78,15 @@ class Desk:
     def __init__(self, host: Host, client: Client) -> None:
         self.client = client
         self.clock = Times()
+        self.ledger_down = False
         self.charged: dict[int, int] = {}
         account = Account(host.host, client.emulator.base_url, "USD", key=SECRET)
         self.balances = Balances(lambda: [(host, account)], self._spent, self.clock)
         self.host = host.host
 
     async def _spent(self, start: datetime, end: datetime) -> Mapping[tuple[str, str], int]:
+        if self.ledger_down:
+            raise LedgerUnavailable("The ledger's store does not answer.")
         whole = sum(nano for minute, nano in self.charged.items() if start.minute <= minute < end.minute)
         return {(self.host, "USD"): whole, ("another", "USD"): 10**12}
 
@@ -162,9 +166,31 @@ async def test_a_host_that_does_not_answer_shows_nothing_is_said_once_and_withou
             assert await desk.look() == {}
             client.emulator.setup = replace(client.emulator.setup, port=port)
             await client.emulator.start()
-            assert (await desk.look()).keys() == {"host_balance"}
+            assert await desk.look() == {"host_balance": 100.0, "balance_gap": 0.0}
         assert [record.levelname for record in caplog.records if record.name == "gateway.balances"] == ["WARNING", "INFO"]
         assert SECRET not in caplog.text
+
+
+async def test_what_was_seen_is_kept_while_a_host_or_the_ledger_does_not_answer(host: Host) -> None:
+    async with Clients() as clients:
+        client = await clients.start(host.host, key=SECRET)
+        desk = Desk(host, client)
+        await desk.look()
+        await desk.spend(charged=False)
+        shown = (await desk.look())["balance_gap"]
+        assert shown > 0
+        # Charged, and read by the host's next answer: it is no part of the gap.
+        await desk.spend()
+        await client.emulator.stop()
+        assert [await desk.look(), await desk.look()] == [{}, {}]
+        client.emulator.setup = replace(client.emulator.setup, port=client.emulator.port)
+        await client.emulator.start()
+        assert (await desk.look())["balance_gap"] == pytest.approx(shown, abs=0.021)
+        await desk.spend()
+        desk.ledger_down = True
+        assert (await desk.look())["balance_gap"] == pytest.approx(shown, abs=0.021)
+        desk.ledger_down = False
+        assert (await desk.look())["balance_gap"] == pytest.approx(shown, abs=0.021)
 
 
 async def test_a_refused_key_is_an_answer_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

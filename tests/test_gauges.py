@@ -172,6 +172,16 @@ def test_the_next_change_follows_the_policies(book: Book, policies: Policies) ->
     assert not [labels for labels in shown(gauges)["faregate_window_change_timestamp_seconds"] if ("model", PRO["model"]) in labels]
 
 
+def test_a_price_with_windows_ends_when_its_last_card_does(book: Book, policies: Policies) -> None:
+    """The next change is the end of the peak, hours away; the end of the price is told long before."""
+    gauges, end = watched(book, {"deepseek": "USD"}), AT + timedelta(days=6)
+    assert value(gauges, "faregate_price_ends_timestamp_seconds", PRO) is None
+    cards = [dataclasses.replace(card, end=card.end or end) for card in policies.prices.cards()]
+    book.current = dataclasses.replace(policies, prices=Prices(cards), digest="ends")
+    assert value(gauges, "faregate_price_ends_timestamp_seconds", PRO) == end.timestamp()
+    assert value(gauges, "faregate_window_change_timestamp_seconds", {**PRO, "window": "standard"}) == AT.replace(hour=4).timestamp()
+
+
 def test_only_hosts_that_are_configured_have_prices_and_in_their_own_currency(book: Book) -> None:
     found = shown(watched(book, {"deepseek": "CNY"}))
     for name in ("window", "token_price", "price_known", "window_change_timestamp_seconds"):

@@ -14,7 +14,7 @@ from gateway.calendars import Calendar
 from gateway.clock import parse_instant
 from gateway.errors import PriceUnknown
 from gateway.money import NANO
-from gateway.price_changes import HORIZON, next_change
+from gateway.price_changes import HORIZON, next_change, price_end
 from gateway.prices import CardRow, Prices
 
 CALENDARS = {
@@ -72,6 +72,25 @@ def test_the_next_change(cards: list[Mapping[str, Any]], at: str, then: str | No
     assert (found.price is None) == (window == "")
     if found.price is not None:
         assert (found.price.window, found.price.rates.output) == (window, output * NANO)
+
+
+ENDS: Mapping[str, Any] = {"until": "2026-05-10T04:00:00Z"}
+# Cards, and when the price ends that is in force on the 3rd of March.
+ENDINGS: list[tuple[str, list[Mapping[str, Any]], str | None]] = [
+    ("no end", [CARD], None),
+    ("further off than the next change is looked for", [ENDS], "2026-05-10T04:00:00Z"),
+    ("windows are no end", [{**ENDS, "windows": [PEAK, NIGHT]}], "2026-05-10T04:00:00Z"),
+    ("a card follows, without an end", [ENDS, {"card": "next", "from": "2026-05-10T04:00:00Z"}], None),
+    ("a card follows, and ends", [CARD, {**NEXT, **ENDS}], "2026-05-10T04:00:00Z"),
+    ("a card follows, but not at once", [ENDS, {"card": "next", "from": "2026-05-10T05:00:00Z"}], "2026-05-10T04:00:00Z"),
+    ("it ended before", [{"until": "2026-03-02T00:00:00Z"}], None),
+    ("it begins later", [{"from": "2026-03-10T04:00:00Z", **ENDS}], None),
+]
+
+
+@pytest.mark.parametrize(("cards", "end"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS])
+def test_when_the_price_ends(cards: list[Mapping[str, Any]], end: str | None) -> None:
+    assert price_end(prices(*cards), "h", "m", "USD", march("03T03:00:00Z")) == (None if end is None else parse_instant(end))
 
 
 def test_an_hour_that_comes_twice_has_its_window_twice() -> None:

@@ -115,7 +115,18 @@ def test_amounts_of_two_currencies_never_add(rule: dict[str, Any]) -> None:
         if any(name in MONEY or "currency" in labels()[name] for name in named(inside, labels())):
             assert "currency" in group, f"{operator} over currencies"
     for name in BUDGETS.findall(expr):
-        assert re.search(rf"max by \(team, budget, currency\) \({name}\)", expr), f"every gateway repeats {name}: take the max"
+        assert re.search(rf"max by \(job, team, budget, currency\) \({name}\)", expr), f"every gateway repeats {name}: take the max"
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=name_of)
+def test_jobs_are_never_mixed(rule: dict[str, Any]) -> None:
+    """One Prometheus may watch a demonstration, or staging, beside the gateways that earn the money."""
+    bare = re.sub(r'"[^"]*"', '""', rule["expr"])
+    over = re.findall(r"(?<![\w:])(?:sum|max|min|avg|count|group)\s*(?:by \(([^)]*)\)\s*)?\(", bare)
+    assert all("job" in by.split(", ") for by in over)
+    assert all("job" in labels for labels in of_groupings(bare) if labels)
+    # Only what we chose ourselves is the same for all.
+    assert set(re.findall(r"scalar\(([^)]*)\)", bare)) <= {"faregate:slo_errors_allowed:ratio", "faregate:slo_slow_allowed:ratio"}
 
 
 @pytest.mark.parametrize("rule", rules(ALERTS), ids=name_of)
@@ -173,6 +184,7 @@ def test_what_is_recorded_is_named_by_level_what_and_how() -> None:
         ({"expr": "rate(a[5m]) > 3 * 86400", "for": "10m"}, {"expr": "rate(a[5s]) > 3 * 86400", "for": "10s"}),
         ({"expr": "rate(a[1h] offset 1w)"}, {"expr": "rate(a[60s] offset 10080s)"}),
         ({"expr": "a[1m]", "for": "0m"}, {"expr": "a[3s]", "for": "0s"}),
+        ({"expr": "process_start_time_seconds > time() - 900 < 900"}, {"expr": "process_start_time_seconds > time() - 15 < 900"}),
         ({"expr": 'a:rate5m{le="5m",model="r1"} > 14.4', "for": "90s"}, {"expr": 'a:rate5m{le="5m",model="r1"} > 14.4', "for": "2s"}),
     ],
 )

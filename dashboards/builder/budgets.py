@@ -48,8 +48,13 @@ def used() -> str:
 
 
 def burn() -> str:
-    """What a budget spends a second, over the last hour; nothing where it spends nothing."""
-    return f"({highest(_ONE, 'deriv(' + of('budget_spent') + '[1h])')} > 0)"
+    """What a budget spends a second, over the last hour; nothing where it spends nothing.
+
+    A slope over the reset says nothing: where the period began within the hour (and a minute, because scrapes come late), all that it
+    has spent was spent within the hour.
+    """
+    slope = highest(_ONE, f"deriv({of('budget_spent')}[1h])")
+    return f"(({_gauge('spent')} / 3600 and {now_there()} - {_gauge('began_timestamp_seconds')} < 3660 or {slope}) > 0)"
 
 
 def exhausted_in() -> str:

@@ -59,12 +59,14 @@ def grown(by: str, name: str, *matchers: str, over: str = RANGE, seconds: str = 
     `increase` alone does not see the value that a series begins with: the first requests of a replica that has just
     started, or of a team that spends once a day. That value is added where the series must have begun in the range: its
     process is younger than that, or was scraped when it began and did not have the series. What was counted before a gap of
-    the scrapes is never taken for new.
+    the scrapes is never taken for new. It is the last value less the difference to the first one, for the lowest one may be
+    of after a restart; of a single sample there is no difference.
     """
     counter = of(name, *matchers)
     process = of("process_start_time_seconds")
     known = f"{process} offset {over} or {process} > time() - {seconds}"
-    begun = f"min_over_time({counter}[{over}]) unless {counter} offset {over} and on (job, instance) ({known})"
+    first = f"(last_over_time({counter}[{over}]) - delta({counter}[{over}]) or min_over_time({counter}[{over}]))"
+    begun = f"{first} unless {counter} offset {over} and on (job, instance) ({known})"
     return summed(by, f'increase({counter}[{over}]) or label_replace({begun}, "begun", "here", "", "")')
 
 
