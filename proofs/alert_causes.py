@@ -414,7 +414,7 @@ ROUNDS: Final[tuple[tuple[Case, ...], ...]] = (
         case(odd_one, "FaregateClockShifted", "FaregateHoldOld", instance="gateway-3"),
     ),
     (
-        case(ledger_locked, "FaregateLedgerSlow", op="settle"),
+        case(ledger_locked, "FaregateLedgerSlow", op="hold"),
         case(ledger_locked, "FaregateOverheadHigh"),
         case(restarts, "FaregateRestarting", instance="gateway-3"),
     ),
