@@ -323,7 +323,11 @@ def _whole(value: Any, ceiling: int) -> int | None:
 
 
 def _read_or_none(raw: Raw) -> Any:
-    return read_json(raw) if raw else None
+    try:
+        return read_json(raw) if raw else None
+    except ValueError:
+        # A number of thousands of digits passes as bytes, and is none that can be read: a text in its place is disputed, and counted here.
+        return ""
 
 
 def _states_use(usage: Any) -> bool:

@@ -112,6 +112,22 @@ def test_zeros_never_take_back_what_was_reported(gateway: LiveGateway, host: Scr
     assert (row["usage"]["cache_miss"], row["usage"]["output"], row["attempts"][0]["billed"]) == (9, 501, "known")
 
 
+UNREADABLE = b'{"prompt_tokens":%b,"completion_tokens":5}' % (b"9" * 5000)
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["asks for no usage", "asks for usage"])
+@pytest.mark.parametrize("reported", [None, usage(9, 501)], ids=["alone", "after a bill"])
+def test_figures_that_cannot_be_read_are_no_bill_and_the_answer_is_whole(
+    gateway: LiveGateway, host: ScriptedHost, reported: dict[str, Any] | None, asks: bool
+) -> None:
+    last = [chunk(finish="stop", usage=reported), b'data: {"choices":[],"usage":%b}\n\n' % UNREADABLE]
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if asks else {}
+    status, data, row = ask(gateway, host, Script([*WORDS, *last, DONE]), "deepseek/deepseek-flash", stream=True, **more)
+    assert (status, row["status"], data.endswith(DONE)) == (200, "ok", True)
+    assert row["usage"]["output"] == (pytest.approx(500, abs=2) if reported is None else 501)
+    assert row["disputed"] is (reported is None)
+
+
 def test_a_cost_before_the_end_of_an_answer_that_broke_is_no_bill(gateway: LiveGateway, host: ScriptedHost) -> None:
     _, _, row = ask(gateway, host, Script([*WORDS, chunk("x", usage={"cost": 0}), *WORDS]), COSTS, stream=True)
     assert row["usage"]["output"] >= 1000

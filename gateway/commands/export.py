@@ -96,6 +96,7 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
         raise CommandError(f"--out: {path} cannot be written: {problem.strerror}. Name another file.") from None
     except BaseException:
+        # Whatever it is, raised again: half a file must not stay.
         partial.unlink(missing_ok=True)
         raise
 
