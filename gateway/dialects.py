@@ -72,6 +72,8 @@ _writer = msgspec.json.Encoder(decimal_format="number")
 decode_chunk = _chunks.decode
 """One chunk from strict JSON; raises msgspec.DecodeError (or RecursionError) for anything else: then try read_chunk."""
 
+# Digits of a number; no figure of a chat completion has a tenth of them.
+LONGEST_NUMBER = 1000
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 
 
@@ -84,7 +86,7 @@ def read_chunk(data: bytes) -> Chunk:
 
 
 def read_json(data: bytes | Raw) -> Any:
-    """Any JSON, with exact decimals; NaN reads as null and half a surrogate pair as U+FFFD. Raises ValueError."""
+    """Any JSON, with exact decimals; NaN and endless numbers read as null, half a surrogate pair as U+FFFD. Raises ValueError."""
     try:
         return _reader.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -146,11 +148,16 @@ def _strict(data: bytes) -> bytes:
     return data
 
 
+def _whole(digits: str) -> int | None:
+    """A whole number; null where no parser takes it for its length."""
+    return int(digits) if len(digits) <= LONGEST_NUMBER else None
+
+
 def _lenient(data: bytes) -> bytes:
     """JSON that a strict parser refuses, written as it takes it; unchanged where it is no JSON at all."""
     paired = _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
     try:
-        return _writer.encode(json.loads(paired, parse_float=Decimal, parse_constant=lambda _: None))
+        return _writer.encode(json.loads(paired, parse_float=Decimal, parse_int=_whole, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
         return data
 

@@ -326,7 +326,7 @@ def _read_or_none(raw: Raw) -> Any:
     try:
         return read_json(raw) if raw else None
     except ValueError:
-        # A number of thousands of digits passes as bytes, and is none that can be read: a text in its place is disputed, and counted here.
+        # It passed as bytes, and is nested too deeply for where it is read: a text in its place is no usage, so it is disputed.
         return ""
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
+from gateway.dialects import decode_chunk
 from gateway.meter import Meter
 from gateway.shape import StreamShape
 from tests.answers import deployment
@@ -112,20 +114,44 @@ def test_zeros_never_take_back_what_was_reported(gateway: LiveGateway, host: Scr
     assert (row["usage"]["cache_miss"], row["usage"]["output"], row["attempts"][0]["billed"]) == (9, 501, "known")
 
 
-UNREADABLE = b'{"prompt_tokens":%b,"completion_tokens":5}' % (b"9" * 5000)
+UNREADABLE = {
+    "endless": b'{"prompt_tokens":%b,"completion_tokens":5}' % (b"9" * 5000),
+    "bottomless": b'{"prompt_tokens":%b1%b,"completion_tokens":5}' % (b"[" * 900, b"]" * 900),
+}
 
 
+@pytest.mark.parametrize("kind", UNREADABLE)
 @pytest.mark.parametrize("asks", [False, True], ids=["asks for no usage", "asks for usage"])
 @pytest.mark.parametrize("reported", [None, usage(9, 501)], ids=["alone", "after a bill"])
 def test_figures_that_cannot_be_read_are_no_bill_and_the_answer_is_whole(
-    gateway: LiveGateway, host: ScriptedHost, reported: dict[str, Any] | None, asks: bool
+    gateway: LiveGateway, host: ScriptedHost, reported: dict[str, Any] | None, asks: bool, kind: str
 ) -> None:
-    last = [chunk(finish="stop", usage=reported), b'data: {"choices":[],"usage":%b}\n\n' % UNREADABLE]
+    last = [chunk(finish="stop", usage=reported), b'data: {"choices":[],"usage":%b}\n\n' % UNREADABLE[kind]]
     more: dict[str, Any] = {"stream_options": {"include_usage": True}} if asks else {}
     status, data, row = ask(gateway, host, Script([*WORDS, *last, DONE]), "deepseek/deepseek-flash", stream=True, **more)
     assert (status, row["status"], data.endswith(DONE)) == (200, "ok", True)
-    assert row["usage"]["output"] == (pytest.approx(500, abs=2) if reported is None else 501)
-    assert row["disputed"] is (reported is None)
+    assert row["usage"]["output"] == pytest.approx(500, abs=2)
+    assert row["disputed"]
+
+
+def test_figures_nested_to_the_limit_of_the_parser_never_fail_where_they_are_read() -> None:
+    def nested(depth: int) -> Raw | None:
+        try:
+            return decode_chunk(b'{"choices":[],"usage":{"prompt_tokens":%b%b}}' % (b"[" * depth, b"]" * depth)).usage
+        except RecursionError:
+            return None
+
+    def further(calls: int) -> Meter:
+        return further(calls - 1) if calls else read()
+
+    def read() -> Meter:
+        assert meter.billed() is None
+        return meter
+
+    last = next(found for depth in range(2000, 0, -1) if (found := nested(depth)))
+    meter = Meter(deployment(), 9)
+    meter.report(last, Raw(b"null"), final=True)
+    assert further(20).disputed
 
 
 def test_a_cost_before_the_end_of_an_answer_that_broke_is_no_bill(gateway: LiveGateway, host: ScriptedHost) -> None:
