@@ -220,7 +220,8 @@ class StreamReply(Reply):
         await pump(answer, self.shape, self._sink, self._watch, self._more)
         if self.shape.stopped == "limit" and self._journey.bills_on:
             # What we do not pass on is billed all the same.
-            self._heard = monotonic()
+            # A stream's client has heard something until now, that of a whole answer perhaps nothing yet.
+            self._heard = self._heard or monotonic()
             await hear_out(answer, self.shape.unheard, self.meter, self._watch, self._tell)
         if self.shape.failure is not None:
             self.failure = self._failed(self.shape.failure)
